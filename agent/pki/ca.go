@@ -104,6 +104,11 @@ type Options struct {
 
 var validHost = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*$`)
 
+// ValidAddress reports whether a text is an IP address or a DNS name.
+func ValidAddress(text string) bool {
+	return net.ParseIP(text) != nil || (len(text) <= 253 && validHost.MatchString(text))
+}
+
 // Issue makes a certificate with a new P-256 key. An agent's serves and calls, all
 // others only call.
 func (ca *CA) Issue(id Identity, o Options) (Pair, error) {
@@ -138,7 +143,7 @@ func (ca *CA) Issue(id Identity, o Options) (Pair, error) {
 	for _, a := range o.Addresses {
 		if ip := net.ParseIP(a); ip != nil {
 			template.IPAddresses = append(template.IPAddresses, ip)
-		} else if validHost.MatchString(a) && len(a) <= 253 {
+		} else if ValidAddress(a) {
 			template.DNSNames = append(template.DNSNames, a)
 		} else {
 			return Pair{}, fmt.Errorf("issue certificate for %s: address %q is neither an IP address nor a DNS name (leave out the port)", id, a)

@@ -49,9 +49,15 @@ func ClientTLS(get func() Credentials, host, address string, protocols ...string
 	}
 }
 
+// PeerError tells that the party at the other end is not the one it should be.
+type PeerError struct{ Err error }
+
+func (e *PeerError) Error() string { return "verify agent: " + e.Err.Error() }
+func (e *PeerError) Unwrap() error { return e.Err }
+
 func verifyAgent(chain []*x509.Certificate, roots *x509.CertPool, host, address string) error {
 	if len(chain) == 0 {
-		return errors.New("verify agent: it sent no certificate")
+		return &PeerError{errors.New("it sent no certificate")}
 	}
 	options := x509.VerifyOptions{Roots: roots, Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
 	for _, c := range chain[1:] {
@@ -61,14 +67,14 @@ func verifyAgent(chain []*x509.Certificate, roots *x509.CertPool, host, address 
 		options.DNSName = serverName(address)
 	}
 	if _, err := chain[0].Verify(options); err != nil {
-		return fmt.Errorf("verify agent: %w", err)
+		return &PeerError{err}
 	}
 	id, err := IdentityOf(chain[0])
 	if err != nil {
-		return fmt.Errorf("verify agent: %w", err)
+		return &PeerError{err}
 	}
 	if id.Role != RoleAgent || (host != "" && id.Name != host) {
-		return fmt.Errorf("verify agent: the other end is %s, want %s", id, Identity{Role: RoleAgent, Name: host})
+		return &PeerError{fmt.Errorf("the other end is %s, want %s", id, Identity{Role: RoleAgent, Name: host})}
 	}
 	return nil
 }
