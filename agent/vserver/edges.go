@@ -267,4 +267,5 @@ type Preparation struct {
 	FirstBoot FirstBoot // only at the first start
 	First     bool      // first start: machine id, host keys and the like are made anew
 	Links     []Link    // for /etc/hosts and cloud-init's network data
+	Pid       int       // a process of the running server whose live host name is set too; 0 if it does not run
 }

@@ -1,0 +1,189 @@
+package vserver
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+
+	"github.com/reflejo/terraform-provider-reflejo/agent/fault"
+)
+
+// Capacity is what a host can promise to servers: its hardware less its own reserve.
+type Capacity struct {
+	MilliCores int64 // quota that may be promised in all, overcommit factor applied
+	Cores      []int // core numbers that servers may run on
+	Memory     int64
+	Disk       int64
+	Ingress    int64 // bits per second; 0: not accounted
+	Egress     int64
+}
+
+// Promise is what one spec takes from the host, whether it runs or not: a stopped server
+// must be able to start again.
+func (s Spec) Promise() Resources {
+	r := Resources{MilliCores: s.CPU.MilliCores, Memory: s.Memory.Max, Disk: s.Disk.Size}
+	if cores, err := ParseCores(s.CPU.Pin); err == nil {
+		r.MilliCores = int64(len(cores)) * 1000 // exclusive: nobody else gets what it leaves
+	}
+	for _, n := range s.Network {
+		r.Ingress += n.Ingress
+		r.Egress += n.Egress
+	}
+	return r
+}
+
+// Promised is the sum of what the specs take.
+func Promised(specs []Spec) Resources {
+	var sum Resources
+	for _, s := range specs {
+		p := s.Promise()
+		sum.MilliCores += p.MilliCores
+		sum.Memory += p.Memory
+		sum.Disk += p.Disk
+		sum.Ingress += p.Ingress
+		sum.Egress += p.Egress
+	}
+	return sum
+}
+
+// Resources is the capacity as amounts.
+func (c Capacity) Resources() Resources {
+	return Resources{MilliCores: c.MilliCores, Memory: c.Memory, Disk: c.Disk, Ingress: c.Ingress, Egress: c.Egress}
+}
+
+// Free is what the host can still promise beside others; never negative.
+func (c Capacity) Free(others []Spec) Resources {
+	p := Promised(others)
+	return Resources{
+		MilliCores: max(0, c.MilliCores-p.MilliCores), Memory: max(0, c.Memory-p.Memory), Disk: max(0, c.Disk-p.Disk),
+		Ingress: max(0, c.Ingress-p.Ingress), Egress: max(0, c.Egress-p.Egress),
+	}
+}
+
+// Admit decides whether the host can promise want beside what it promised to others
+// (which must not contain want's own older self). was is that older self, nil for a new
+// server: what does not grow is never refused, so a host whose capacity shrank can still
+// be changed in the right direction. Refusals are fault.Exhausted with asked and free amounts.
+func Admit(c Capacity, others []Spec, want Spec, was *Spec) error {
+	free, ask := c.Free(others), want.Promise()
+	var had Resources
+	if was != nil {
+		had = was.Promise()
+	}
+	for _, r := range []struct {
+		field           string
+		what            string
+		ask, had, free  int64
+		accounted       bool
+		format          func(int64) string
+		whatCanBeChosen string
+	}{
+		{"cpu.cores", "CPU", ask.MilliCores, had.MilliCores, free.MilliCores, true, func(v int64) string { return milli(v) + " cores" }, "fewer cores"},
+		{"memory.max", "memory", ask.Memory, had.Memory, free.Memory, true, formatBytes, "less memory"},
+		{"disk.size", "disk", ask.Disk, had.Disk, free.Disk, true, formatBytes, "a smaller disk"},
+		{"network", "bandwidth towards the server", ask.Ingress, had.Ingress, free.Ingress, c.Ingress > 0, formatBits, "less ingress"},
+		{"network", "bandwidth from the server", ask.Egress, had.Egress, free.Egress, c.Egress > 0, formatBits, "less egress"},
+	} {
+		if r.accounted && r.ask > r.free && r.ask > r.had {
+			return &fault.Error{Kind: fault.Exhausted, Field: r.field, Err: fmt.Errorf(
+				"admit server %s: %s: asked for %s, the host has %s free; choose %s, another host, or free some here",
+				want.Name, r.what, r.format(r.ask), r.format(r.free), r.whatCanBeChosen)}
+		}
+	}
+	_, err := Cpusets(c.Cores, append(slices.Clone(others), want))
+	return err
+}
+
+// Cpusets decides on which cores each server may run: pinned ones on theirs, alone;
+// everyone else on what is left. The result maps server id → cpuset list. A pin to a core
+// that does not exist or is another's, or one that leaves too little for the unpinned, is
+// fault.Exhausted for the server at fault (later specs yield to earlier ones).
+func Cpusets(cores []int, specs []Spec) (map[string]string, error) {
+	owner := map[int]string{}
+	sets := make(map[string]string, len(specs))
+	var unpinned int64
+	anyUnpinned := false
+	for _, s := range specs {
+		if s.CPU.Pin == "" {
+			anyUnpinned = true
+			unpinned = max(unpinned, s.CPU.MilliCores)
+			continue
+		}
+		want, err := ParseCores(s.CPU.Pin)
+		if err != nil {
+			return nil, fault.Field("cpu.pin", "cpu pin %q: %w", s.CPU.Pin, err)
+		}
+		for _, c := range want {
+			if !slices.Contains(cores, c) {
+				return nil, pinError("cpu pin %q of server %s: the host has no core %d for servers; it has %s", s.CPU.Pin, s.Name, c, FormatCores(cores))
+			}
+			if other, ok := owner[c]; ok {
+				return nil, pinError("cpu pin %q of server %s: core %d is exclusive to server %s", s.CPU.Pin, s.Name, c, other)
+			}
+			owner[c] = s.Name
+		}
+		sets[s.ID] = FormatCores(want)
+	}
+	var rest []int
+	for _, c := range cores {
+		if _, ok := owner[c]; !ok {
+			rest = append(rest, c)
+		}
+	}
+	if anyUnpinned && int64(len(rest))*1000 < unpinned {
+		return nil, pinError("cpu pins leave %d cores for servers without a pin, one of which needs %s", len(rest), milli(unpinned))
+	}
+	for _, s := range specs {
+		if s.CPU.Pin == "" {
+			sets[s.ID] = FormatCores(rest)
+		}
+	}
+	return sets, nil
+}
+
+func pinError(format string, args ...any) error {
+	return &fault.Error{Kind: fault.Exhausted, Field: "cpu.pin", Err: fmt.Errorf(format, args...)}
+}
+
+// checkUnique refuses a name or a published host port that another server has.
+func checkUnique(others []Spec, want Spec) error {
+	type claim struct{ server, field string }
+	ports := map[string]claim{}
+	for _, o := range others {
+		if o.Name == want.Name {
+			return &fault.Error{Kind: fault.Exists, Field: "name", Err: fmt.Errorf("name %q: server %s on this host has it", want.Name, o.ID)}
+		}
+		for nic, n := range o.Network {
+			for key, p := range n.Publish {
+				ports[p.Protocol+"/"+strconv.Itoa(p.HostPort)] = claim{o.Name, "network." + nic + ".publish." + key}
+			}
+		}
+	}
+	for _, nic := range slices.Sorted(maps.Keys(want.Network)) {
+		for key, p := range want.Network[nic].Publish {
+			slot := p.Protocol + "/" + strconv.Itoa(p.HostPort)
+			if c, ok := ports[slot]; ok {
+				return &fault.Error{Kind: fault.Exists, Field: "network." + nic + ".publish." + key + ".host_port",
+					Err: fmt.Errorf("host port %s: server %s publishes it (%s)", slot, c.server, c.field)}
+			}
+		}
+	}
+	return nil
+}
+
+func formatBytes(v int64) string {
+	for _, u := range []struct {
+		size int64
+		name string
+	}{{1 << 40, "TiB"}, {1 << 30, "GiB"}, {1 << 20, "MiB"}} {
+		if v >= u.size {
+			return strconv.FormatFloat(float64(v*100/u.size)/100, 'f', -1, 64) + u.name
+		}
+	}
+	return strconv.FormatInt(v, 10) + " bytes"
+}
+
+func formatBits(v int64) string {
+	return strconv.FormatFloat(float64(v)/1e6, 'f', -1, 64) + "mbit"
+}

@@ -1,0 +1,594 @@
+package vserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/reflejo/terraform-provider-reflejo/agent/fault"
+)
+
+// Records is where records are kept (a bucket of package store). A Put is durable when it returns.
+type Records interface {
+	Put(key string, v any) error
+	Delete(key string) error
+	// ForEach calls f with every record's JSON.
+	ForEach(f func(key string, value []byte) error) error
+}
+
+// Segments decides about the networks that servers are put on (package network).
+type Segments interface {
+	// Lookup finds a network by id or name; "" is the host's default network.
+	Lookup(idOrName string) (Segment, error)
+	// Allocate chooses an address that is not in used, or confirms want where it is valid.
+	// Taken or outside: fault.Exists, fault.Invalid. None left: fault.Exhausted.
+	Allocate(networkID string, want netip.Addr, used map[netip.Addr]bool) (netip.Addr, error)
+}
+
+// Segment is what a server needs to know of a network.
+type Segment struct {
+	ID      string
+	CIDR    netip.Prefix
+	Gateway netip.Addr
+}
+
+// Images finds images by id or name; fault.NotFound where there is none (package image).
+type Images interface {
+	Find(idOrName string) (Image, error)
+}
+
+// Edges are the kernel's sides that a manager works with.
+type Edges struct {
+	Disks    Disks
+	Limits   Limits
+	Networks Networks
+	Runtime  Runtime
+	Preparer Preparer
+}
+
+// Config is what a manager is made of.
+type Config struct {
+	Host        string
+	Records     Records
+	Edges       Edges
+	Segments    Segments
+	Images      Images
+	Capacity    func() Capacity
+	IDs         IDRange // the range that servers' own ranges are cut from
+	Parallel    int     // operations at once; 0 means 8
+	Log         hclog.Logger
+	Observe     func(operation string, took time.Duration, err error) // for metrics; may be nil
+	RetryDelays []time.Duration                                       // between tries of what nobody waits for (recovery); nil means 1s, 5s, 15s
+}
+
+// IDsPerServer is the size of every server's own range of user and group ids.
+const IDsPerServer = 65536
+
+// Manager runs the servers of one host. Its methods may be called at any time from any
+// goroutine; operations on one server happen one after the other.
+type Manager struct {
+	cfg   Config
+	ctx   context.Context
+	stop  context.CancelFunc
+	wg    sync.WaitGroup
+	slots chan struct{} // bounds operations at once
+
+	mu      sync.Mutex // admission: the set of servers and every change of a record
+	servers map[string]*server
+	unknown []string // ids that edges know and records don't
+	used    map[string]int64
+	usedAt  time.Time
+}
+
+// NewManager loads the records. Nothing is done to any server before Recover.
+func NewManager(cfg Config) (*Manager, error) {
+	if cfg.Parallel == 0 {
+		cfg.Parallel = 8
+	}
+	if cfg.Log == nil {
+		cfg.Log = hclog.NewNullLogger()
+	}
+	if cfg.Observe == nil {
+		cfg.Observe = func(string, time.Duration, error) {}
+	}
+	if cfg.RetryDelays == nil {
+		cfg.RetryDelays = []time.Duration{time.Second, 5 * time.Second, 15 * time.Second}
+	}
+	m := &Manager{cfg: cfg, servers: map[string]*server{}, slots: make(chan struct{}, cfg.Parallel)}
+	m.ctx, m.stop = context.WithCancel(context.Background())
+	err := cfg.Records.ForEach(func(key string, value []byte) error {
+		rec, err := decodeRecord(value)
+		if err != nil {
+			return fmt.Errorf("read record of server %s: %w", key, err)
+		}
+		m.servers[key] = newServer(m, rec)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// Close stops managing: running steps are cancelled where they can be and picked up by the
+// next Recover. Servers are left as they are.
+func (m *Manager) Close() {
+	m.stop()
+	m.wg.Wait()
+}
+
+// Create admits and records a new server and begins to make it. The same spec under the
+// same id again is the same request; a creation that failed is begun anew.
+func (m *Manager) Create(ctx context.Context, spec Spec) (View, error) {
+	spec = spec.WithDefaults()
+	if err := spec.Validate(); err != nil {
+		return View{}, err
+	}
+	if s, err := m.find(spec.ID); err == nil {
+		if v, again, err := m.createAgain(ctx, s, spec); !again {
+			return v, err
+		}
+	}
+	m.mu.Lock()
+	if _, ok := m.servers[spec.ID]; ok {
+		m.mu.Unlock()
+		return View{}, fault.New(fault.Aborted, "create server %s: another request is making it", spec.Name)
+	}
+	rec, err := m.admitNew(spec)
+	if err != nil {
+		m.mu.Unlock()
+		return View{}, err
+	}
+	if err := m.cfg.Records.Put(spec.ID, rec); err != nil {
+		m.mu.Unlock()
+		return View{}, fmt.Errorf("record server %s: %w", spec.Name, err)
+	}
+	s := newServer(m, rec)
+	m.servers[spec.ID] = s
+	s.begin()
+	m.mu.Unlock()
+	m.rebalance(s)
+	return s.view(), nil
+}
+
+// createAgain answers a creation of an id that exists. again is true when it was a failed
+// one, whose record is gone now.
+func (m *Manager) createAgain(ctx context.Context, s *server, spec Spec) (v View, again bool, err error) {
+	rec := s.record()
+	if rec.Phase == PhaseFailed || rec.Phase == PhaseUndo {
+		if err := m.Delete(ctx, s.id); err != nil {
+			return View{}, false, err
+		}
+		return View{}, true, s.settled(ctx)
+	}
+	want := spec
+	if id, err := m.cfg.Images.Find(spec.Image); err == nil {
+		want.Image = id.ID
+	}
+	if !sameRequest(rec.Spec, want) {
+		return View{}, false, fault.New(fault.Exists, "create server %s: id %s is taken by server %s, which was asked for with other settings", spec.Name, spec.ID, rec.Spec.Name)
+	}
+	return s.view(), false, nil
+}
+
+// admitNew turns an accepted spec into its record. m.mu is held.
+func (m *Manager) admitNew(spec Spec) (Record, error) {
+	image, err := m.cfg.Images.Find(spec.Image)
+	if err != nil {
+		return Record{}, &fault.Error{Kind: fault.KindOf(err), Field: "image", Err: fmt.Errorf("create server %s: %w", spec.Name, err)}
+	}
+	spec.Image = image.ID
+	if spec.Disk.Size < image.Size {
+		return Record{}, fault.Field("disk.size", "disk size %s: image %s needs at least %s", formatBytes(spec.Disk.Size), image.ID, formatBytes(image.Size))
+	}
+	rec := Record{Spec: spec, Phase: PhaseCreate, Want: wanted(spec.Power, PowerRunning), Image: image, Generation: 1, Created: time.Now().UTC()}
+	rec.Operation = Operation{Kind: "create", Started: rec.Created}
+	if err := m.admit(&rec, nil); err != nil {
+		return Record{}, err
+	}
+	rec.IDs, err = m.freeIDs()
+	return rec, err
+}
+
+// admit checks rec.Spec against everything the host has and others have, and decides its
+// links. m.mu is held.
+func (m *Manager) admit(rec *Record, was *Spec) error {
+	others := m.otherSpecs(rec.Spec.ID)
+	if err := checkUnique(others, rec.Spec); err != nil {
+		return err
+	}
+	if err := Admit(m.cfg.Capacity(), others, rec.Spec, was); err != nil {
+		return err
+	}
+	return m.assign(rec)
+}
+
+// otherSpecs are the specs of all servers but one, as far as they hold something. m.mu is held.
+func (m *Manager) otherSpecs(id string) []Spec {
+	var specs []Spec
+	for _, key := range slices.Sorted(maps.Keys(m.servers)) {
+		if s := m.servers[key]; key != id {
+			s.mu.Lock()
+			if s.rec.Phase != PhaseFailed {
+				specs = append(specs, s.rec.holds())
+			}
+			s.mu.Unlock()
+		}
+	}
+	return specs
+}
+
+// assign decides network, address and MAC of each interface, keeping what was decided before.
+func (m *Manager) assign(rec *Record) error {
+	used := map[string]map[netip.Addr]bool{}
+	take := func(a Assigned) {
+		if used[a.NetworkID] == nil {
+			used[a.NetworkID] = map[netip.Addr]bool{}
+		}
+		used[a.NetworkID][a.Address] = true
+	}
+	for id, s := range m.servers {
+		if id == rec.Spec.ID {
+			continue
+		}
+		s.mu.Lock()
+		for _, a := range s.rec.Links {
+			take(a)
+		}
+		s.mu.Unlock()
+	}
+	links := make(map[string]Assigned, len(rec.Spec.Network))
+	for _, name := range slices.Sorted(maps.Keys(rec.Spec.Network)) {
+		nic, had := rec.Spec.Network[name], rec.Links[name]
+		field := "network." + name
+		seg, err := m.cfg.Segments.Lookup(nic.Network)
+		if err != nil {
+			return &fault.Error{Kind: fault.KindOf(err), Field: field + ".network", Err: err}
+		}
+		want, _ := netip.ParseAddr(nic.Address)
+		if !want.IsValid() && had.NetworkID == seg.ID {
+			want = had.Address
+		}
+		addr, err := m.cfg.Segments.Allocate(seg.ID, want, used[seg.ID])
+		if err != nil {
+			return &fault.Error{Kind: fault.KindOf(err), Field: field + ".address", Err: err}
+		}
+		if nic.Network != "" {
+			nic.Network = seg.ID
+			rec.Spec.Network[name] = nic
+		}
+		links[name] = Assigned{NetworkID: seg.ID, Address: addr, MAC: macOf(rec.Spec.ID, name)}
+		take(links[name])
+	}
+	rec.Links = links
+	return nil
+}
+
+// freeIDs finds an id range that no other server has. m.mu is held.
+func (m *Manager) freeIDs() (IDRange, error) {
+	taken := map[uint32]bool{}
+	for _, s := range m.servers {
+		s.mu.Lock()
+		taken[s.rec.IDs.First] = true
+		s.mu.Unlock()
+	}
+	for n := uint32(0); n < m.cfg.IDs.Size/IDsPerServer; n++ {
+		if first := m.cfg.IDs.First + n*IDsPerServer; !taken[first] {
+			return IDRange{First: first, Size: IDsPerServer}, nil
+		}
+	}
+	return IDRange{}, fault.New(fault.Exhausted, "find an id range: all %d of the host are in use; widen id_range in the agent's configuration", m.cfg.IDs.Size/IDsPerServer)
+}
+
+// Update makes spec the wanted one, live. What can't change is refused before anything is touched.
+func (m *Manager) Update(ctx context.Context, spec Spec) (View, error) {
+	spec = spec.WithDefaults()
+	if err := spec.Validate(); err != nil {
+		return View{}, err
+	}
+	return m.change(ctx, spec.ID, "update", false, func(rec *Record) error {
+		old := rec.Spec
+		spec.FirstBoot.UserData = old.FirstBoot.UserData
+		if image, err := m.cfg.Images.Find(spec.Image); err == nil {
+			spec.Image = image.ID
+		}
+		if spec.Image != old.Image {
+			return fault.Field("image", "update server %s: an existing server's image can't be changed; make a new server", spec.Name)
+		}
+		if spec.Disk.Size < old.Disk.Size {
+			return fault.Field("disk.size", "update server %s: disk is %s and can't shrink to %s", spec.Name, formatBytes(old.Disk.Size), formatBytes(spec.Disk.Size))
+		}
+		if rec.Phase != PhaseLive {
+			return fault.New(fault.Precondition, "update server %s: it is not complete (%s); delete it", spec.Name, rec.Phase)
+		}
+		rec.Spec = spec
+		rec.Want = wanted(spec.Power, rec.Want)
+		rec.Generation++
+		return m.admit(rec, &old)
+	})
+}
+
+// wanted is the power after a spec was accepted: what it says, else what was.
+func wanted(p, was Power) Power {
+	if p == PowerUnmanaged {
+		return was
+	}
+	return p
+}
+
+// SetPower carries out one power action. Where the spec manages power, the result becomes
+// the wanted one. A zero timeout means the server's own.
+func (m *Manager) SetPower(ctx context.Context, idOrName string, a PowerAction, timeout time.Duration) (View, error) {
+	if timeout < 0 || timeout > maxShutdown {
+		return View{}, fault.Field("timeout", "timeout %s: want 0s … 1h", timeout)
+	}
+	return m.change(ctx, idOrName, string(a), a == ActionKill, func(rec *Record) error {
+		if rec.Phase != PhaseLive {
+			return fault.New(fault.Precondition, "%s server %s: it is not complete (%s)", a, rec.Spec.Name, rec.Phase)
+		}
+		rec.Force, rec.Timeout = a == ActionKill, timeout
+		switch a {
+		case ActionStart:
+			if rec.Want != PowerSuspended {
+				rec.Want = PowerRunning
+			}
+		case ActionStop, ActionKill:
+			rec.Want = PowerStopped
+		case ActionSuspend:
+			if rec.Want == PowerStopped {
+				return fault.New(fault.Precondition, "suspend server %s: it is stopped; start it first", rec.Spec.Name)
+			}
+			rec.Want = PowerSuspended
+		case ActionResume:
+			if rec.Want == PowerStopped {
+				return fault.New(fault.Precondition, "resume server %s: it is stopped; start it instead", rec.Spec.Name)
+			}
+			rec.Want = PowerRunning
+		case ActionReboot:
+			if rec.Want == PowerStopped {
+				return fault.New(fault.Precondition, "reboot server %s: it is stopped; start it instead", rec.Spec.Name)
+			}
+			rec.Want, rec.Rebooting = PowerRunning, true
+		default:
+			return fault.Field("action", "power action %q: want start, stop, kill, suspend, resume or reboot", a)
+		}
+		if rec.Spec.Power != PowerUnmanaged {
+			rec.Spec.Power, rec.Applied.Power = rec.Want, rec.Want
+		}
+		return nil
+	})
+}
+
+// Delete begins to remove a server; an operation under way is broken off for it.
+// A protected server is fault.Precondition and left alone.
+func (m *Manager) Delete(ctx context.Context, idOrName string) error {
+	if s, err := m.find(idOrName); err == nil && s.deleting() {
+		return nil
+	}
+	_, err := m.change(ctx, idOrName, "delete", true, func(rec *Record) error {
+		if rec.Spec.DeletionProtection && rec.Phase == PhaseLive {
+			return &fault.Error{Kind: fault.Precondition, Field: "deletion_protection",
+				Err: fmt.Errorf("delete server %s: it is protected; set deletion_protection = false first", rec.Spec.Name)}
+		}
+		rec.Force = rec.Force || rec.Phase != PhaseLive
+		rec.Phase, rec.Rebooting, rec.Timeout = PhaseDelete, false, 0
+		return nil
+	})
+	return err
+}
+
+// Get is one server by id or name.
+func (m *Manager) Get(idOrName string) (View, error) {
+	s, err := m.find(idOrName)
+	if err != nil {
+		return View{}, err
+	}
+	return m.withUse(s.view()), nil
+}
+
+// List is all servers, sorted by name.
+func (m *Manager) List() []View {
+	m.mu.Lock()
+	all := slices.Collect(maps.Values(m.servers))
+	m.mu.Unlock()
+	views := make([]View, 0, len(all))
+	for _, s := range all {
+		views = append(views, m.withUse(s.view()))
+	}
+	slices.SortFunc(views, func(a, b View) int { return strings.Compare(a.Spec.Name, b.Spec.Name) })
+	return views
+}
+
+// Watch sends the server's view now and after each change, the newest only if the reader is
+// slow. The channel is closed after a view with Gone set, when ctx ends, or at Close.
+func (m *Manager) Watch(ctx context.Context, id string) (<-chan View, error) {
+	s, err := m.find(id)
+	if err != nil {
+		return nil, err
+	}
+	return s.watch(ctx), nil
+}
+
+// Usage reads a server's counters. fault.Precondition where it does not run.
+func (m *Manager) Usage(ctx context.Context, idOrName string) (Usage, error) {
+	s, err := m.find(idOrName)
+	if err != nil {
+		return Usage{}, err
+	}
+	u, err := m.cfg.Edges.Limits.Usage(ctx, s.id)
+	if fault.Is(err, fault.NotFound) {
+		return Usage{}, fault.New(fault.Precondition, "read usage of server %s: it does not run", idOrName)
+	}
+	return u, err
+}
+
+// LinkUsage reads the counters of a server's interfaces.
+func (m *Manager) LinkUsage(ctx context.Context, id string) (map[string]LinkUsage, error) {
+	return m.cfg.Edges.Networks.Usage(ctx, id)
+}
+
+// Resources is what the host can promise, has promised, and has left.
+func (m *Manager) Resources() (capacity, promised, free Resources) {
+	c := m.cfg.Capacity()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	specs := m.otherSpecs("")
+	return c.Resources(), Promised(specs), c.Free(specs)
+}
+
+// UsersOfImage counts the servers made from an image.
+func (m *Manager) UsersOfImage(id string) int {
+	return m.count(func(r Record) bool { return r.Image.ID == id })
+}
+
+// UsersOfNetwork counts the servers that have an interface on a network.
+func (m *Manager) UsersOfNetwork(id string) int {
+	return m.count(func(r Record) bool {
+		for _, a := range r.Links {
+			if a.NetworkID == id {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// AddressesOf are the addresses that servers have on a network.
+func (m *Manager) AddressesOf(networkID string) map[netip.Addr]bool {
+	used := map[netip.Addr]bool{}
+	m.count(func(r Record) bool {
+		for _, a := range r.Links {
+			if a.NetworkID == networkID {
+				used[a.Address] = true
+			}
+		}
+		return false
+	})
+	return used
+}
+
+func (m *Manager) count(match func(Record) bool) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := 0
+	for _, s := range m.servers {
+		s.mu.Lock()
+		if s.rec.Phase != PhaseFailed && match(s.rec) {
+			n++
+		}
+		s.mu.Unlock()
+	}
+	return n
+}
+
+// Unknown names what the edges hold of servers that no record knows: a sign that the
+// agent's state was lost or restored. It is never removed by itself.
+func (m *Manager) Unknown() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.unknown)
+}
+
+// find is a server by id, else by name.
+func (m *Manager) find(idOrName string) (*server, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s, ok := m.servers[idOrName]; ok {
+		return s, nil
+	}
+	for _, s := range m.servers {
+		s.mu.Lock()
+		name := s.rec.Spec.Name
+		s.mu.Unlock()
+		if name == idOrName {
+			return s, nil
+		}
+	}
+	return nil, fault.New(fault.NotFound, "server %q: host %s has none of this id or name", idOrName, m.cfg.Host)
+}
+
+// change waits for the server's turn, lets f change a copy of its record, persists that and
+// begins to carry it out. With interrupt an operation under way is broken off.
+func (m *Manager) change(ctx context.Context, idOrName, kind string, interrupt bool, f func(*Record) error) (View, error) {
+	s, err := m.find(idOrName)
+	if err != nil {
+		return View{}, err
+	}
+	if interrupt { // nothing is broken off for what would be refused anyway
+		rec := s.record()
+		if err := f(&rec); err != nil {
+			return View{}, err
+		}
+	}
+	for {
+		if err := s.turn(ctx, interrupt); err != nil {
+			return View{}, fmt.Errorf("%s server %s: wait for the operation under way: %w", kind, idOrName, err)
+		}
+		m.mu.Lock()
+		if s.busyNow() { // somebody else was faster
+			m.mu.Unlock()
+			continue
+		}
+		v, err := m.changeIdle(s, kind, f)
+		if err != nil && s.unfinished() {
+			s.begin() // refused after all: what was broken off goes on
+		}
+		m.mu.Unlock()
+		if err == nil {
+			m.rebalance(s)
+		}
+		return v, err
+	}
+}
+
+// changeIdle is change for a server whose turn it is. m.mu is held.
+func (m *Manager) changeIdle(s *server, kind string, f func(*Record) error) (View, error) {
+	if s.gone() {
+		return View{}, fault.New(fault.NotFound, "server %s: it has just been deleted", s.id)
+	}
+	rec := s.record()
+	if rec.Phase == PhaseDelete && kind != "delete" {
+		return View{}, fault.New(fault.Precondition, "%s server %s: it is being deleted", kind, rec.Spec.Name)
+	}
+	rec.Operation = Operation{Kind: kind, Started: time.Now().UTC()}
+	if err := f(&rec); err != nil {
+		return View{}, err
+	}
+	if err := m.cfg.Records.Put(s.id, rec); err != nil {
+		return View{}, fmt.Errorf("record server %s: %w", rec.Spec.Name, err)
+	}
+	s.mu.Lock()
+	s.rec = rec
+	s.mu.Unlock()
+	s.begin()
+	return s.view(), nil
+}
+
+// withUse adds the disk's use, which is read for all servers at once and at most every 2 s.
+func (m *Manager) withUse(v View) View {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.used == nil || time.Since(m.usedAt) > 2*time.Second {
+		disks, err := m.cfg.Edges.Disks.List(m.ctx)
+		if err != nil {
+			m.cfg.Log.Warn("list disks", "error", err)
+		}
+		m.used, m.usedAt = map[string]int64{}, time.Now()
+		for _, d := range disks {
+			m.used[d.ID] = d.Used
+		}
+	}
+	v.DiskUsed = m.used[v.Spec.ID]
+	return v
+}
+
+// errInterrupted is the cause of an operation that was broken off for a newer one.
+var errInterrupted = errors.New("broken off for a newer request")

@@ -1,0 +1,170 @@
+package vserver
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+)
+
+// opRecover is the kind of an operation that an agent's start makes necessary.
+const opRecover = "recover"
+
+// Recover compares records with what is there and begins to finish or undo what a stopped
+// or killed agent, or a host that went down, left half done. Running servers are not
+// disturbed: their limits and links are set again to what they are. It returns when every
+// server's worker has been started; Settled waits for them.
+func (m *Manager) Recover(ctx context.Context) error {
+	all, err := m.inventory(ctx)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for id, have := range all {
+		if _, ok := m.servers[id]; !ok {
+			m.strange(ctx, id, have)
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(m.servers)) {
+		s := m.servers[id]
+		s.mu.Lock()
+		s.have, s.known = all[id], true
+		rec := s.rec.clone()
+		steps := Plan(rec, s.have)
+		started := s.have.running()
+		s.mu.Unlock()
+		if len(steps) == 0 && rec.Operation.Settled() {
+			s.watchEnd()
+			continue
+		}
+		if rec.Operation.Settled() && rec.Phase == PhaseLive {
+			s.mu.Lock()
+			s.rec.Operation = Operation{Kind: opRecover, Started: time.Now().UTC()}
+			if rec.Want != PowerStopped && !started {
+				s.rec.say(time.Now(), "started again: it had ended while the agent was away")
+			}
+			s.mu.Unlock()
+		}
+		s.begin()
+	}
+	return nil
+}
+
+// Settled waits until no server has an operation under way.
+func (m *Manager) Settled(ctx context.Context) error {
+	m.mu.Lock()
+	all := slices.Collect(maps.Values(m.servers))
+	m.mu.Unlock()
+	for _, s := range all {
+		if err := s.settled(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// strange deals with what no record knows. What holds no data and runs nothing is removed;
+// a disk or a running server is left for a person: only lost state leads to it.
+func (m *Manager) strange(ctx context.Context, id string, have Have) {
+	if have.Disk != nil || have.running() || (have.Group != nil && have.Group.Tasks > 0) {
+		m.unknown = append(m.unknown, id)
+		m.cfg.Log.Error("something is here that no record knows; it is left alone", "server", id)
+		return
+	}
+	e := m.cfg.Edges
+	for _, remove := range []func(context.Context, string) error{e.Networks.Remove, e.Runtime.Delete, e.Limits.Remove} {
+		if err := remove(ctx, id); err != nil {
+			m.cfg.Log.Error("remove an orphan", "server", id, "error", err)
+		}
+	}
+}
+
+// inventory asks all edges what they hold.
+func (m *Manager) inventory(ctx context.Context) (map[string]Have, error) {
+	e := m.cfg.Edges
+	disks, err := e.Disks.List(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list disks: %w", err)
+	}
+	groups, err := e.Limits.List(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list groups: %w", err)
+	}
+	runs, err := e.Runtime.List(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list running servers: %w", err)
+	}
+	nets, err := e.Networks.List(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list links: %w", err)
+	}
+	all := map[string]Have{}
+	edit := func(id string, f func(*Have)) {
+		h := all[id]
+		f(&h)
+		all[id] = h
+	}
+	for _, d := range disks {
+		edit(d.ID, func(h *Have) { h.Disk = &d })
+	}
+	for _, g := range groups {
+		edit(g.ID, func(h *Have) { h.Group = &g })
+	}
+	for _, r := range runs {
+		edit(r.ID, func(h *Have) { h.Run = &r })
+	}
+	for id := range nets.Servers {
+		edit(id, func(h *Have) { h.Links = true })
+	}
+	return all, nil
+}
+
+// cpusetOf is the set of cores that a server may run on; "" where nothing is pinned.
+func (m *Manager) cpusetOf(id string) string {
+	m.mu.Lock()
+	specs := m.otherSpecs("")
+	m.mu.Unlock()
+	if !anyPinned(specs) {
+		return ""
+	}
+	sets, err := Cpusets(m.cfg.Capacity().Cores, specs)
+	if err != nil {
+		m.cfg.Log.Warn("cut the cores into sets", "error", err)
+		return ""
+	}
+	return sets[id]
+}
+
+func anyPinned(specs []Spec) bool {
+	return slices.ContainsFunc(specs, func(s Spec) bool { return s.CPU.Pin != "" })
+}
+
+// rebalance sets the limits of running servers anew whose cores changed because of another one.
+func (m *Manager) rebalance(changed *server) {
+	m.mu.Lock()
+	all := slices.Collect(maps.Values(m.servers))
+	m.mu.Unlock()
+	for _, s := range all {
+		if s == changed {
+			continue
+		}
+		s.mu.Lock()
+		stale := !s.busy && s.have.running() && s.have.Verified
+		last := s.cpuset
+		s.mu.Unlock()
+		if !stale || last == m.cpusetOf(s.id) {
+			continue
+		}
+		m.mu.Lock()
+		if !s.busyNow() && !s.gone() {
+			s.mu.Lock()
+			s.have.Verified = false
+			s.rec.Operation = Operation{Kind: opRecover, Started: time.Now().UTC()}
+			s.mu.Unlock()
+			s.begin()
+		}
+		m.mu.Unlock()
+	}
+}
