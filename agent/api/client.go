@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/http"
@@ -61,6 +62,8 @@ type Config struct {
 	Host        string
 	Address     string // "198.18.0.11:7443"; without a port DefaultPort
 	Credentials Credentials
+	// Dial makes the TCP connections; nil means from where the process is.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // Client calls one agent. It is safe for use by several goroutines.
@@ -85,10 +88,13 @@ func Dial(c Config) (*Client, error) {
 	if c.Credentials == nil {
 		return nil, fmt.Errorf("dial %s: no certificate given", address)
 	}
+	if c.Dial == nil {
+		c.Dial = (&net.Dialer{Timeout: dialTimeout}).DialContext
+	}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP2(true)
 	transport := &http.Transport{
-		DialContext:         (&net.Dialer{Timeout: dialTimeout}).DialContext,
+		DialContext:         c.Dial,
 		TLSClientConfig:     pki.ClientTLS(c.Credentials, c.Host, address, "h2"),
 		TLSHandshakeTimeout: dialTimeout,
 		Protocols:           protocols,
