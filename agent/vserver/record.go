@@ -10,24 +10,24 @@ import (
 // Record is all that is durable about a server. It says what is wanted; what is there is
 // asked of the edges. A record is persisted before anything is done for it.
 type Record struct {
-	Spec       Spec
-	Applied    Spec // the last spec that was carried out whole; what a failed update falls back to
-	Phase      Phase
-	Want       Power // running, stopped or suspended: what the server should be when nothing is under way
-	Rebooting  bool  // a reboot has been accepted and its stop is not finished
-	Force      bool  // the stop that is under way does not ask the guest
-	Timeout    time.Duration
-	Image      Image // as it was when the server was made
-	IDs        IDRange
-	Links      map[string]Assigned // what was decided for each of Spec.Network
+	Spec      Spec
+	Applied   Spec // the last spec that was carried out whole; what a failed update falls back to
+	Phase     Phase
+	Want      Power // running, stopped or suspended: what the server should be when nothing is under way
+	Rebooting bool  // a reboot has been accepted and its stop is not finished
+	Force     bool  // the stop that is under way does not ask the guest
+	Timeout   time.Duration
+	Image     Image // as it was when the server was made
+	IDs       IDRange
+	Links     map[string]Assigned // what was decided for each of Spec.Network
 	// AppliedLinks belong to Applied as Links to Spec.
 	AppliedLinks map[string]Assigned
 	Generation   uint64
 	Created      time.Time
 	Started      time.Time
-	Booted     bool // the first start's preparation is done and handed over
-	Operation  Operation
-	Messages   []Message
+	Booted       bool // the first start's preparation is done and handed over
+	Operation    Operation
+	Messages     []Message
 }
 
 // Phase is what has to become of a record.
