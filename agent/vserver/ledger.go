@@ -6,13 +6,14 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/reflejo/terraform-provider-reflejo/agent/cpuset"
 	"github.com/reflejo/terraform-provider-reflejo/agent/fault"
 )
 
 // Capacity is what a host can promise to servers: its hardware less its own reserve.
 type Capacity struct {
-	MilliCores int64 // quota that may be promised in all, overcommit factor applied
-	Cores      []int // core numbers that servers may run on
+	MilliCores int64      // quota that may be promised in all, overcommit factor applied
+	Cores      cpuset.Set // that servers may run on
 	Memory     int64
 	Disk       int64
 	Ingress    int64 // bits per second; 0: not accounted
@@ -23,7 +24,7 @@ type Capacity struct {
 // must be able to start again.
 func (s Spec) Promise() Resources {
 	r := Resources{MilliCores: s.CPU.MilliCores, Memory: s.Memory.Max, Disk: s.Disk.Size}
-	if cores, err := ParseCores(s.CPU.Pin); err == nil {
+	if cores, err := cpuset.Parse(s.CPU.Pin); err == nil && len(cores) > 0 {
 		r.MilliCores = int64(len(cores)) * 1000 // exclusive: nobody else gets what it leaves
 	}
 	for _, n := range s.Network {
@@ -91,59 +92,31 @@ func Admit(c Capacity, others []Spec, want Spec, was *Spec) error {
 				want.Name, r.what, r.format(r.ask), r.format(r.free), r.whatCanBeChosen)}
 		}
 	}
-	_, err := Cpusets(c.Cores, append(slices.Clone(others), want))
-	return err
+	return admitPins(c.Cores, append(slices.Clone(others), want))
 }
 
-// Cpusets decides on which cores each server may run: pinned ones on theirs, alone;
-// everyone else on what is left. The result maps server id → cpuset list. A pin to a core
-// that does not exist or is another's, or one that leaves too little for the unpinned, is
-// fault.Exhausted for the server at fault (later specs yield to earlier ones).
-func Cpusets(cores []int, specs []Spec) (map[string]string, error) {
-	owner := map[int]string{}
-	sets := make(map[string]string, len(specs))
-	var unpinned int64
-	anyUnpinned := false
+// admitPins refuses pins that can't be exclusive or leave too little for servers without one.
+func admitPins(cores cpuset.Set, specs []Spec) error {
+	pins := make(map[string]string, len(specs))
+	var largest int64 // of those without a pin
 	for _, s := range specs {
+		pins[s.Name] = s.CPU.Pin
 		if s.CPU.Pin == "" {
-			anyUnpinned = true
-			unpinned = max(unpinned, s.CPU.MilliCores)
-			continue
-		}
-		want, err := ParseCores(s.CPU.Pin)
-		if err != nil {
-			return nil, fault.Field("cpu.pin", "cpu pin %q: %w", s.CPU.Pin, err)
-		}
-		for _, c := range want {
-			if !slices.Contains(cores, c) {
-				return nil, pinError("cpu pin %q of server %s: the host has no core %d for servers; it has %s", s.CPU.Pin, s.Name, c, FormatCores(cores))
-			}
-			if other, ok := owner[c]; ok {
-				return nil, pinError("cpu pin %q of server %s: core %d is exclusive to server %s", s.CPU.Pin, s.Name, c, other)
-			}
-			owner[c] = s.Name
-		}
-		sets[s.ID] = FormatCores(want)
-	}
-	var rest []int
-	for _, c := range cores {
-		if _, ok := owner[c]; !ok {
-			rest = append(rest, c)
+			largest = max(largest, s.CPU.MilliCores)
 		}
 	}
-	if anyUnpinned && int64(len(rest))*1000 < unpinned {
-		return nil, pinError("cpu pins leave %d cores for servers without a pin, one of which needs %s", len(rest), milli(unpinned))
+	sets, err := cpuset.Share(cores, pins)
+	if err != nil {
+		return err
 	}
 	for _, s := range specs {
-		if s.CPU.Pin == "" {
-			sets[s.ID] = FormatCores(rest)
+		rest, err := cpuset.Parse(sets[s.Name])
+		if s.CPU.Pin == "" && err == nil && len(rest) > 0 && int64(len(rest))*1000 < largest {
+			return &fault.Error{Kind: fault.Exhausted, Field: "cpu.pin", Err: fmt.Errorf(
+				"pins leave cores %s for servers without a pin, one of which needs %s", rest, milli(largest))}
 		}
 	}
-	return sets, nil
-}
-
-func pinError(format string, args ...any) error {
-	return &fault.Error{Kind: fault.Exhausted, Field: "cpu.pin", Err: fmt.Errorf(format, args...)}
+	return nil
 }
 
 // checkUnique refuses a name or a published host port that another server has.

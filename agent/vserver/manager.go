@@ -240,7 +240,7 @@ func (m *Manager) assign(rec *Record) error {
 			continue
 		}
 		s.mu.Lock()
-		for _, a := range s.rec.Links {
+		for _, a := range s.rec.assigned() {
 			take(a)
 		}
 		s.mu.Unlock()
@@ -452,12 +452,7 @@ func (m *Manager) UsersOfImage(id string) int {
 // UsersOfNetwork counts the servers that have an interface on a network.
 func (m *Manager) UsersOfNetwork(id string) int {
 	return m.count(func(r Record) bool {
-		for _, a := range r.Links {
-			if a.NetworkID == id {
-				return true
-			}
-		}
-		return false
+		return slices.ContainsFunc(r.assigned(), func(a Assigned) bool { return a.NetworkID == id })
 	})
 }
 
@@ -465,7 +460,7 @@ func (m *Manager) UsersOfNetwork(id string) int {
 func (m *Manager) AddressesOf(networkID string) map[netip.Addr]bool {
 	used := map[netip.Addr]bool{}
 	m.count(func(r Record) bool {
-		for _, a := range r.Links {
+		for _, a := range r.assigned() {
 			if a.NetworkID == networkID {
 				used[a.Address] = true
 			}

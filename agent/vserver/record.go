@@ -86,6 +86,11 @@ func (r Record) holds() Spec {
 	return s
 }
 
+// assigned are all addresses the server holds: its own, and those it may fall back to.
+func (r Record) assigned() []Assigned {
+	return append(slices.Collect(maps.Values(r.Links)), slices.Collect(maps.Values(r.AppliedLinks))...)
+}
+
 // clone is a copy that shares nothing that can be written through; empty collections are
 // nil in it, so that equal specs are deeply equal.
 func (s Spec) clone() Spec {

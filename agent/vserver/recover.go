@@ -6,6 +6,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"github.com/reflejo/terraform-provider-reflejo/agent/cpuset"
 )
 
 // opRecover is the kind of an operation that an agent's start makes necessary.
@@ -121,50 +123,40 @@ func (m *Manager) inventory(ctx context.Context) (map[string]Have, error) {
 	return all, nil
 }
 
-// cpusetOf is the set of cores that a server may run on; "" where nothing is pinned.
-func (m *Manager) cpusetOf(id string) string {
+// cpusets says on which cores each server may run; nil where nothing is pinned.
+func (m *Manager) cpusets() map[string]string {
 	m.mu.Lock()
-	specs := m.otherSpecs("")
+	pins := make(map[string]string, len(m.servers))
+	for _, s := range m.servers {
+		s.mu.Lock()
+		if s.rec.Phase != PhaseFailed {
+			pins[s.id] = s.rec.Spec.CPU.Pin
+		}
+		s.mu.Unlock()
+	}
 	m.mu.Unlock()
-	if !anyPinned(specs) {
-		return ""
-	}
-	sets, err := Cpusets(m.cfg.Capacity().Cores, specs)
+	sets, err := cpuset.Share(m.cfg.Capacity().Cores, pins)
 	if err != nil {
-		m.cfg.Log.Warn("cut the cores into sets", "error", err)
-		return ""
+		m.cfg.Log.Warn("share the cores out", "error", err)
 	}
-	return sets[id]
-}
-
-func anyPinned(specs []Spec) bool {
-	return slices.ContainsFunc(specs, func(s Spec) bool { return s.CPU.Pin != "" })
+	return sets
 }
 
 // rebalance sets the limits of running servers anew whose cores changed because of another one.
 func (m *Manager) rebalance(changed *server) {
+	sets := m.cpusets()
 	m.mu.Lock()
-	all := slices.Collect(maps.Values(m.servers))
-	m.mu.Unlock()
-	for _, s := range all {
-		if s == changed {
-			continue
-		}
+	defer m.mu.Unlock()
+	for _, s := range m.servers {
 		s.mu.Lock()
-		stale := !s.busy && s.have.running() && s.have.Verified
-		last := s.cpuset
-		s.mu.Unlock()
-		if !stale || last == m.cpusetOf(s.id) {
-			continue
-		}
-		m.mu.Lock()
-		if !s.busyNow() && !s.gone() {
-			s.mu.Lock()
+		stale := s != changed && !s.busy && !s.deleted && s.have.running() && s.have.Verified && s.cpuset != sets[s.id]
+		if stale {
 			s.have.Verified = false
 			s.rec.Operation = Operation{Kind: opRecover, Started: time.Now().UTC()}
-			s.mu.Unlock()
+		}
+		s.mu.Unlock()
+		if stale {
 			s.begin()
 		}
-		m.mu.Unlock()
 	}
 }

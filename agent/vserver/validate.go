@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/reflejo/terraform-provider-reflejo/agent/cpuset"
 	"github.com/reflejo/terraform-provider-reflejo/agent/fault"
 )
 
@@ -54,7 +55,6 @@ var (
 	nicPattern      = regexp.MustCompile(`^[a-z][a-z0-9]{0,14}$`)
 	zonePattern     = regexp.MustCompile(`^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+){0,2}$`)
 	keyPattern      = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?$`)
-	pinPattern      = regexp.MustCompile(`^[0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}(-[0-9]{1,4})?)*$`)
 )
 
 // ValidID reports whether id is a UUID in lower case, the only form that edges are given.
@@ -138,9 +138,12 @@ func (s Spec) validateCPU() error {
 	if c.Pin == "" {
 		return nil
 	}
-	cores, err := ParseCores(c.Pin)
+	if len(c.Pin) > 1024 {
+		return fault.Field("cpu.pin", "cpu pin: longer than 1024 bytes")
+	}
+	cores, err := cpuset.Parse(c.Pin)
 	if err != nil {
-		return fault.Field("cpu.pin", "cpu pin %q: %w", c.Pin, err)
+		return fault.Field("cpu.pin", "cpu pin: %w", err)
 	}
 	if int64(len(cores))*1000 < c.MilliCores {
 		return fault.Field("cpu.pin", "cpu pin %q: %d cores, fewer than the %s asked with cpu.cores", c.Pin, len(cores), milli(c.MilliCores))
@@ -332,51 +335,6 @@ func ParsePorts(s string) (low, high uint16, err error) {
 		return 0, 0, fault.New(fault.Invalid, "want a port or a range low-high within 1 … 65535")
 	}
 	return uint16(lo), uint16(hi), nil
-}
-
-// ParseCores reads a cpuset list ("0-1,4") into ascending core numbers.
-func ParseCores(s string) ([]int, error) {
-	if !pinPattern.MatchString(s) || len(s) > 1024 {
-		return nil, fault.New(fault.Invalid, "want a list of cores like 0-1,4")
-	}
-	var cores []int
-	for part := range strings.SplitSeq(s, ",") {
-		a, b, isRange := strings.Cut(part, "-")
-		if !isRange {
-			b = a
-		}
-		lo, _ := strconv.Atoi(a)
-		hi, _ := strconv.Atoi(b)
-		if hi < lo {
-			return nil, fault.New(fault.Invalid, "range %s ends before it begins", part)
-		}
-		for c := lo; c <= hi; c++ {
-			cores = append(cores, c)
-		}
-	}
-	slices.Sort(cores)
-	return slices.Compact(cores), nil
-}
-
-// FormatCores writes ascending core numbers as a cpuset list.
-func FormatCores(cores []int) string {
-	var b strings.Builder
-	for i := 0; i < len(cores); {
-		j := i
-		for j+1 < len(cores) && cores[j+1] == cores[j]+1 {
-			j++
-		}
-		if b.Len() > 0 {
-			b.WriteByte(',')
-		}
-		b.WriteString(strconv.Itoa(cores[i]))
-		if j > i {
-			b.WriteByte('-')
-			b.WriteString(strconv.Itoa(cores[j]))
-		}
-		i = j + 1
-	}
-	return b.String()
 }
 
 // milli writes thousandths as people do: 1500 → "1.5".

@@ -33,7 +33,10 @@ func (s *server) work(ctx context.Context) {
 	close(s.idle)
 	s.mu.Unlock()
 	s.notify()
-	if ctx.Err() == nil {
+	switch {
+	case s.gone():
+		s.m.rebalance(s) // its cores may be others' now
+	case ctx.Err() == nil:
 		s.watchEnd()
 	}
 }
@@ -297,7 +300,7 @@ func ended(run *Running) *Running {
 
 func (s *server) setLimits(ctx context.Context, rec Record, have Have) error {
 	want := LimitSet{CPU: rec.Spec.CPU, Memory: rec.Spec.Memory, Processes: rec.Spec.Processes, Disk: rec.Spec.Disk, IDs: rec.IDs}
-	want.CPU.Pin = s.m.cpusetOf(s.id)
+	want.CPU.Pin = s.m.cpusets()[s.id]
 	if have.Disk != nil && have.Disk.Attached {
 		want.Major, want.Minor = have.Disk.Attachment.Major, have.Disk.Attachment.Minor
 	}
