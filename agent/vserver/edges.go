@@ -28,7 +28,8 @@ type Disks interface {
 	// second time shifted to ids where a runtime finds it.
 	Attach(ctx context.Context, id string, ids IDRange) (Attachment, error)
 	// Grow makes an attached or detached disk and its file system larger, live.
-	// A smaller size than now is fault.Invalid.
+	// A smaller size than now is fault.Invalid. Where the agent may not grow file systems
+	// in use (no CAP_SYS_RESOURCE), an attached disk stays as it is: fault.Precondition.
 	Grow(ctx context.Context, id string, size int64) error
 	// Detach undoes Attach; the data is on stable storage when it returns.
 	Detach(ctx context.Context, id string) error

@@ -1,0 +1,157 @@
+package disk
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Usage describes the pool as it is now.
+func (p *Pool) Usage() (Usage, error) {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(p.root.Fd()), &st); err != nil {
+		return Usage{}, fmt.Errorf("examine pool %s: %w", p.cfg.Path, err)
+	}
+	bases, err := readDir(p.bases)
+	if err != nil {
+		return Usage{}, fmt.Errorf("list base disks: %w", err)
+	}
+	disks, err := readDir(p.disks)
+	if err != nil {
+		return Usage{}, fmt.Errorf("list disks: %w", err)
+	}
+	u := Usage{
+		Path: p.cfg.Path, FileSystem: p.fileSystem, Embedded: p.embedded,
+		Size: int64(st.Blocks) * st.Bsize,
+		Free: int64(st.Bavail) * st.Bsize,
+	}
+	u.Used = u.Size - int64(st.Bfree)*st.Bsize
+	u.Capacity = capacity(u.Size, u.Used, allocated(bases), allocated(disks))
+	return u, nil
+}
+
+func allocated(entries []entry) []int64 {
+	all := make([]int64, len(entries))
+	for i, e := range entries {
+		all[i] = e.used
+	}
+	return all
+}
+
+// Conditions lists what an operator should know about the pool now:
+//
+//	PoolIsAFile               the pool is embedded
+//	PoolLargerThanConfigured  the configuration asks for less than there is
+//	PoolOvercommitted         the host's file system has less room than the pool file may take
+//	NoLiveGrow                disks in use cannot grow
+//	DiskBusy                  a detached disk is still open somewhere
+func (p *Pool) Conditions() ([]Condition, error) {
+	p.mu.Lock()
+	all := slices.Clone(p.notes)
+	stuck := make(map[string]time.Time, len(p.stuck))
+	for id, since := range p.stuck {
+		stuck[id] = since
+	}
+	p.mu.Unlock()
+	if p.embedded {
+		more, err := p.embeddedConditions()
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, more...)
+	}
+	if !mayGrowLive() {
+		all = append(all, Condition{"NoLiveGrow", SeverityWarning,
+			"The agent lacks CAP_SYS_RESOURCE: disks grow only while their server is stopped. Give the agent's service the capability.", p.since})
+	}
+	for id, since := range stuck {
+		if p.isFree(id) {
+			p.setStuck(id, false)
+			continue
+		}
+		all = append(all, Condition{"DiskBusy", SeverityWarning,
+			fmt.Sprintf("Disk %s is detached, its data is safe, but a process still has it open; its loop device ends with that process.", id), since})
+	}
+	return all, nil
+}
+
+func (p *Pool) embeddedConditions() ([]Condition, error) {
+	all := []Condition{{"PoolIsAFile", SeverityInfo,
+		fmt.Sprintf("The file system at %s cannot share extents between files, so the pool is an XFS in the file %s. A partition with XFS or btrfs there would be faster.", p.cfg.Path, poolFile), p.since}}
+	path := filepath.Join(p.cfg.Path, poolFile)
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		return nil, fmt.Errorf("examine pool file: %w", err)
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(p.cfg.Path, &fs); err != nil {
+		return nil, fmt.Errorf("examine file system of %s: %w", p.cfg.Path, err)
+	}
+	missing, free := st.Size-st.Blocks*512, int64(fs.Bavail)*fs.Bsize
+	if missing > free {
+		all = append(all, Condition{"PoolOvercommitted", SeverityError,
+			fmt.Sprintf("The pool file may still take %d bytes, but its file system has %d free: servers would see I/O errors. Free %d bytes there.", missing, free, missing-free), p.since})
+	}
+	return all, nil
+}
+
+// note keeps a condition that Open found.
+func (p *Pool) note(kind string, s Severity, text string) {
+	p.notes = append(p.notes, Condition{kind, s, text, p.since})
+}
+
+// setStuck remembers that a detached disk is still open somewhere, or that it is not.
+func (p *Pool) setStuck(id string, stuck bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !stuck {
+		delete(p.stuck, id)
+	} else if _, known := p.stuck[id]; !known {
+		p.stuck[id] = time.Now()
+		p.log.Warn("disk is detached but still open somewhere", "server", id)
+	}
+}
+
+// isFree reports whether a detached disk has no loop device, or is attached again or gone.
+func (p *Pool) isFree(id string) bool {
+	f, err := p.openDisk(id)
+	if err != nil {
+		return true
+	}
+	defer f.Close()
+	if at, err := p.attachment(id); err == nil && at.Root != "" {
+		return true
+	}
+	l, err := findLoop(f)
+	if l != nil {
+		l.Close()
+	}
+	return err == nil && l == nil
+}
+
+// Trim gives what servers have deleted back: free space of the attached disk to the pool.
+// Only pieces of a mebibyte and more are given back, so that disks stay in few extents.
+// It returns the bytes given back. A disk that is not attached is left alone.
+func (p *Pool) Trim(id string) (int64, error) {
+	if err := checkServerID(id); err != nil {
+		return 0, err
+	}
+	at, err := p.attachment(id)
+	if err != nil || at.Root == "" {
+		return 0, err
+	}
+	root, err := openDir(at.Root)
+	if err != nil {
+		return 0, err
+	}
+	defer root.Close()
+	n, err := trim(root, extentHint)
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return 0, nil
+	}
+	return int64(n), err
+}

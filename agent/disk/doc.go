@@ -1,0 +1,33 @@
+// Package disk keeps the virtual servers' disks: it is the disk edge of package
+// vserver ([vserver.Disks]) and of package image ([image.Bases]).
+//
+//	pool, err := disk.Open(ctx, disk.Config{Path: "/var/lib/reflejo/pool", RunDir: "/run/reflejo/disk"})
+//	err = pool.Bases().Build(ctx, "sha256:…", 0, unpack) // once per image
+//	err = pool.Create(ctx, id, "sha256:…", 20<<30)       // a reflink clone: milliseconds
+//	at, err := pool.Attach(ctx, id, ids)                 // loop device, mount, shifted mount
+//
+// # Layout
+//
+// The pool needs a file system that can share extents between files (XFS, btrfs). Where
+// the configured path has none, the pool lives in one file there that is formatted XFS:
+//
+//	<Path>/lock                    held by the one agent that uses the pool
+//	<Path>/pool.xfs                embedded pools only: the pool's file system,
+//	<Path>/pool/                   … mounted here; called <root> below, else <root> is <Path>
+//	<root>/bases/sha256-<hex>.ext4             base disks, read-only, never changed once named so
+//	<root>/bases/sha256-<hex>.building-<hex>   what a build under way or a killed one left
+//	<root>/disks/<server id>.ext4              servers' disks
+//	<root>/snapshots/                          kept free for the snapshots of those disks
+//	<RunDir>/canonical/<server id>             mounts with the owners that are on the disk; 0700
+//	<RunDir>/rootfs/<server id>/fs             the same, ids shifted to the server's own range
+//	<RunDir>/builds/<hex>                      base disks being filled
+//
+// # What survives what
+//
+// A disk is one file, cloned without a name and linked into place when it is durable, so
+// an interrupted Create leaves nothing. Loop devices clear themselves with their last
+// user. Mounts are prepared detached and put into place in one step each. So a killed
+// agent leaves disks that are attached, not attached, or attached without the shifted
+// mount, and Attach and Detach finish each of them. No mount leaves the agent's mount
+// namespace: the directories above it are made private.
+package disk

@@ -1,0 +1,55 @@
+package disk
+
+import (
+	"encoding/binary"
+	"errors"
+)
+
+// The part of an ext4 superblock that is of interest here. All little-endian.
+//
+//	offset  size  field
+//	0x004   4     blocks, low half
+//	0x018   4     log2(block size) - 10
+//	0x038   2     magic 0xEF53
+//	0x03A   2     state: 1 cleanly unmounted, 2 errors seen
+//	0x060   4     incompatible features: 0x80 has 64-bit block numbers
+//	0x150   4     blocks, high half
+const (
+	superblockOffset = 1024 // from the start of the disk
+	superblockSize   = 1024
+	ext4Magic        = 0xEF53
+	ext4StateErrors  = 2
+	ext4Incompat64   = 0x80
+)
+
+var errNotExt4 = errors.New("no ext4 superblock")
+
+// superblock is what Attach decides by.
+type superblock struct {
+	Blocks    uint64
+	BlockSize int64
+	Errors    bool // the kernel saw damage: check before the next mount
+}
+
+// parseSuperblock reads superblockSize bytes from superblockOffset of a disk.
+func parseSuperblock(b []byte) (superblock, error) {
+	if len(b) < superblockSize || binary.LittleEndian.Uint16(b[0x38:]) != ext4Magic {
+		return superblock{}, errNotExt4
+	}
+	shift := binary.LittleEndian.Uint32(b[0x18:])
+	if shift > 6 { // 64 KiB, ext4's largest
+		return superblock{}, errNotExt4
+	}
+	s := superblock{
+		Blocks:    uint64(binary.LittleEndian.Uint32(b[0x04:])),
+		BlockSize: 1024 << shift,
+		Errors:    binary.LittleEndian.Uint16(b[0x3A:])&ext4StateErrors != 0,
+	}
+	if binary.LittleEndian.Uint32(b[0x60:])&ext4Incompat64 != 0 {
+		s.Blocks |= uint64(binary.LittleEndian.Uint32(b[0x150:])) << 32
+	}
+	return s, nil
+}
+
+// wantBlocks is the number of blocks the file system should have on a disk of size bytes.
+func (s superblock) wantBlocks(size int64) uint64 { return uint64(size / s.BlockSize) }

@@ -1,0 +1,596 @@
+package vservertest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/reflejo/terraform-provider-reflejo/agent/fault"
+	"github.com/reflejo/terraform-provider-reflejo/agent/image"
+	"github.com/reflejo/terraform-provider-reflejo/agent/vserver"
+)
+
+var (
+	_ vserver.Disks = (*Disks)(nil)
+	_ image.Bases   = (*Bases)(nil)
+)
+
+// defaultBaseSize is what a base disk that asks for no size gets.
+const defaultBaseSize = 10 << 30
+
+// Pool is an in-memory pool: the state that a Disks and its Bases share. Root directories
+// are real folders, so that what is written to a disk can be read back; sizes are numbers.
+// The zero value is not ready, use NewPool.
+type Pool struct {
+	mu       sync.Mutex
+	dir      string
+	capacity int64 // 0 means without limit
+	disks    map[string]*fakeDisk
+	bases    map[string]int64
+	partial  map[string]bool
+	fail     map[string]error
+	minor    uint32
+}
+
+type fakeDisk struct {
+	image    string
+	size     int64
+	attached bool
+	ids      vserver.IDRange
+	minor    uint32
+}
+
+// Disks is the pool as vserver.Disks.
+type Disks struct{ *Pool }
+
+// Bases is the pool as image.Bases.
+type Bases struct{ *Pool }
+
+// NewPool makes an empty pool whose disks' files are kept in dir. A capacity in bytes
+// above 0 bounds the sum of the disks' sizes: more is fault.Exhausted.
+func NewPool(dir string, capacity int64) *Pool {
+	return &Pool{dir: dir, capacity: capacity, disks: map[string]*fakeDisk{}, bases: map[string]int64{}, partial: map[string]bool{}, fail: map[string]error{}}
+}
+
+// Disks returns the pool's disks.
+func (p *Pool) Disks() *Disks { return &Disks{p} }
+
+// Bases returns the pool's base disks.
+func (p *Pool) Bases() *Bases { return &Bases{p} }
+
+// Fail makes the named operation ("create", "attach", "grow", "detach", "remove", "list",
+// "build") return err until it is called again with nil.
+func (p *Pool) Fail(operation string, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err == nil {
+		delete(p.fail, operation)
+		return
+	}
+	p.fail[operation] = err
+}
+
+// LeavePartial makes a base disk appear that a killed build left.
+func (p *Pool) LeavePartial(image string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.partial[image] = true
+}
+
+// String lists base disks and disks as an operator would see them.
+func (p *Pool) String() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var b strings.Builder
+	for _, id := range slices.Sorted(maps.Keys(p.bases)) {
+		fmt.Fprintf(&b, "base %s size %d\n", id, p.bases[id])
+	}
+	for _, id := range slices.Sorted(maps.Keys(p.partial)) {
+		fmt.Fprintf(&b, "base %s incomplete\n", id)
+	}
+	for _, id := range slices.Sorted(maps.Keys(p.disks)) {
+		d := p.disks[id]
+		fmt.Fprintf(&b, "disk %s of %s size %d", id, d.image, d.size)
+		if d.attached {
+			fmt.Fprintf(&b, " on /dev/loop%d ids %d+%d", d.minor, d.ids.First, d.ids.Size)
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+func (p *Pool) begin(ctx context.Context, operation string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return p.fail[operation]
+}
+
+func (p *Pool) room(more int64) error {
+	if p.capacity == 0 {
+		return nil
+	}
+	free := p.capacity
+	for _, d := range p.disks {
+		free -= d.size
+	}
+	if more > free {
+		return fault.New(fault.Exhausted, "pool is full: asked %d bytes, free %d bytes", more, free)
+	}
+	return nil
+}
+
+func (p *Pool) path(kind, id string) string {
+	return filepath.Join(p.dir, kind, strings.ReplaceAll(id, ":", "-"))
+}
+
+// Create implements vserver.Disks.
+func (d *Disks) Create(ctx context.Context, id, image string, size int64) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := errors.Join(d.begin(ctx, "create"), checkID(id)); err != nil {
+		return err
+	}
+	if have := d.disks[id]; have != nil {
+		if size <= have.size {
+			return nil
+		}
+		return d.grow(have, size)
+	}
+	least, ok := d.bases[image]
+	if !ok {
+		return fault.New(fault.NotFound, "create disk %s: image %s has no base disk", id, image)
+	}
+	if size < least {
+		return fault.Field("disk.size", "create disk %s: asked %d bytes, the image needs at least %d", id, size, least)
+	}
+	if err := d.room(size); err != nil {
+		return err
+	}
+	if err := os.CopyFS(d.path("disks", id), os.DirFS(d.path("bases", image))); err != nil {
+		return fmt.Errorf("create disk %s: %w", id, err)
+	}
+	d.disks[id] = &fakeDisk{image: image, size: size}
+	return nil
+}
+
+// Attach implements vserver.Disks.
+func (d *Disks) Attach(ctx context.Context, id string, ids vserver.IDRange) (vserver.Attachment, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := errors.Join(d.begin(ctx, "attach"), checkID(id)); err != nil {
+		return vserver.Attachment{}, err
+	}
+	if ids.First == 0 || ids.Size == 0 || uint64(ids.First)+uint64(ids.Size) > 1<<32-1 {
+		return vserver.Attachment{}, fault.New(fault.Invalid, "id range of %d from %d is not a range of unprivileged ids", ids.Size, ids.First)
+	}
+	have, err := d.find(id)
+	if err != nil {
+		return vserver.Attachment{}, err
+	}
+	if !have.attached {
+		have.attached, have.minor = true, d.minor
+		d.minor++
+	}
+	have.ids = ids
+	return d.attachment(id, have), nil
+}
+
+func (p *Pool) attachment(id string, d *fakeDisk) vserver.Attachment {
+	return vserver.Attachment{Root: p.path("disks", id), Rootfs: p.path("disks", id), Major: 7, Minor: d.minor}
+}
+
+func (p *Pool) find(id string) (*fakeDisk, error) {
+	d := p.disks[id]
+	if d == nil {
+		return nil, fault.New(fault.NotFound, "open disk %s: there is none", id)
+	}
+	return d, nil
+}
+
+// Grow implements vserver.Disks.
+func (d *Disks) Grow(ctx context.Context, id string, size int64) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := errors.Join(d.begin(ctx, "grow"), checkID(id)); err != nil {
+		return err
+	}
+	have, err := d.find(id)
+	if err != nil {
+		return err
+	}
+	return d.grow(have, size)
+}
+
+func (p *Pool) grow(d *fakeDisk, size int64) error {
+	if size < d.size {
+		return fault.Field("disk.size", "disk has %d bytes and cannot shrink to %d", d.size, size)
+	}
+	if err := p.room(size - d.size); err != nil {
+		return err
+	}
+	d.size = size
+	return nil
+}
+
+// Detach implements vserver.Disks.
+func (d *Disks) Detach(ctx context.Context, id string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := errors.Join(d.begin(ctx, "detach"), checkID(id)); err != nil {
+		return err
+	}
+	if have := d.disks[id]; have != nil {
+		have.attached = false
+	}
+	return nil
+}
+
+// Remove implements vserver.Disks.
+func (d *Disks) Remove(ctx context.Context, id string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := errors.Join(d.begin(ctx, "remove"), checkID(id)); err != nil {
+		return err
+	}
+	delete(d.disks, id)
+	return os.RemoveAll(d.path("disks", id))
+}
+
+// List implements vserver.Disks.
+func (d *Disks) List(ctx context.Context) ([]vserver.DiskInfo, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.begin(ctx, "list"); err != nil {
+		return nil, err
+	}
+	var all []vserver.DiskInfo
+	for _, id := range slices.Sorted(maps.Keys(d.disks)) {
+		have := d.disks[id]
+		info := vserver.DiskInfo{ID: id, Size: have.size, Attached: have.attached}
+		if have.attached {
+			info.Attachment = d.attachment(id, have)
+		}
+		all = append(all, info)
+	}
+	return all, nil
+}
+
+// Build implements image.Bases.
+func (b *Bases) Build(ctx context.Context, id string, size int64, fill func(root string) error) error {
+	b.mu.Lock()
+	err := errors.Join(b.begin(ctx, "build"), checkImage(id))
+	_, have := b.bases[id]
+	b.mu.Unlock()
+	if err != nil || have {
+		return err
+	}
+	if size == 0 {
+		size = defaultBaseSize
+	}
+	root := b.path("bases", id)
+	if err := os.MkdirAll(root, 0o755); err != nil {
+		return fmt.Errorf("build base disk of %s: %w", id, err)
+	}
+	if err := fill(root); err != nil {
+		return errors.Join(fmt.Errorf("build base disk of %s: %w", id, err), os.RemoveAll(root))
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.bases[id] = size
+	delete(b.partial, id)
+	return nil
+}
+
+// Remove implements image.Bases.
+func (b *Bases) Remove(ctx context.Context, id string) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err := errors.Join(b.begin(ctx, "remove"), checkImage(id)); err != nil {
+		return err
+	}
+	delete(b.bases, id)
+	delete(b.partial, id)
+	return os.RemoveAll(b.path("bases", id))
+}
+
+// List implements image.Bases.
+func (b *Bases) List(ctx context.Context) ([]image.Base, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err := b.begin(ctx, "list"); err != nil {
+		return nil, err
+	}
+	var all []image.Base
+	for _, id := range slices.Sorted(maps.Keys(b.bases)) {
+		all = append(all, image.Base{ID: id, Size: b.bases[id], Complete: true})
+	}
+	for _, id := range slices.Sorted(maps.Keys(b.partial)) {
+		all = append(all, image.Base{ID: id})
+	}
+	return all, nil
+}
+
+func checkID(id string) error {
+	if len(id) != 36 || strings.Trim(id, "0123456789abcdef-") != "" {
+		return fault.Field("id", "server id %q is not a UUID in lower case", id)
+	}
+	return nil
+}
+
+func checkImage(id string) error {
+	if hex, ok := strings.CutPrefix(id, "sha256:"); !ok || len(hex) != 64 || strings.Trim(hex, "0123456789abcdef") != "" {
+		return fault.Field("image", "image id %q is not sha256: and 64 hexadecimal digits", id)
+	}
+	return nil
+}
+
+// Ids for the contract tests.
+const (
+	contractImage  = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+	contractServer = "0b3f9d52-7a6c-4e0f-9a51-3f1d6c7e8a90"
+	contractBase   = 64 << 20
+)
+
+var contractIDs = vserver.IDRange{First: 1<<20 + 7<<16, Size: 1 << 16}
+
+// DisksContract holds what every vserver.Disks does, with the base disks it clones from.
+// newPool returns a pool without disks and base disks, with room for 256 MiB.
+func DisksContract(t *testing.T, newPool func(t *testing.T) (vserver.Disks, image.Bases)) {
+	for name, test := range map[string]func(t *testing.T, d vserver.Disks){
+		"a disk is a clone of its image":      contractClone,
+		"calls may be made twice":             contractTwice,
+		"growing is live and never shrinks":   contractGrow,
+		"what is not there":                   contractMissing,
+		"bad input is refused":                contractBadInput,
+		"data outlives detaching":             contractDetach,
+		"a disk does not depend on its image": nil, // below: it needs the base disks too
+	} {
+		t.Run(name, func(t *testing.T) {
+			d, b := newPool(t)
+			must(t, b.Build(t.Context(), contractImage, contractBase, func(root string) error {
+				return os.WriteFile(filepath.Join(root, "hello"), []byte("from the image"), 0o644)
+			}))
+			if test != nil {
+				test(t, d)
+				return
+			}
+			must(t, d.Create(t.Context(), contractServer, contractImage, contractBase))
+			must(t, b.Remove(t.Context(), contractImage))
+			wantFile(t, attach(t, d).Root, "hello", "from the image")
+		})
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wantKind(t *testing.T, err error, kind fault.Kind) {
+	t.Helper()
+	if !fault.Is(err, kind) {
+		t.Errorf("error %v, want one of kind %v", err, kind)
+	}
+}
+
+func wantFile(t *testing.T, root, name, text string) {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(root, name))
+	must(t, err)
+	if string(b) != text {
+		t.Errorf("%s holds %q, want %q", name, b, text)
+	}
+}
+
+// attach attaches the contract's server and has it removed when the test ends.
+func attach(t *testing.T, d vserver.Disks) vserver.Attachment {
+	t.Helper()
+	at, err := d.Attach(t.Context(), contractServer, contractIDs)
+	must(t, err)
+	t.Cleanup(func() {
+		if err := d.Remove(context.Background(), contractServer); err != nil {
+			t.Error(err)
+		}
+	})
+	return at
+}
+
+// only returns the one disk that there is.
+func only(t *testing.T, d vserver.Disks) vserver.DiskInfo {
+	t.Helper()
+	all, err := d.List(t.Context())
+	must(t, err)
+	if len(all) != 1 || all[0].ID != contractServer {
+		t.Fatalf("disks %+v, want one", all)
+	}
+	return all[0]
+}
+
+func contractClone(t *testing.T, d vserver.Disks) {
+	must(t, d.Create(t.Context(), contractServer, contractImage, contractBase+8192))
+	if i := only(t, d); i.Size != contractBase+8192 || i.Attached {
+		t.Errorf("disk %+v, want detached with %d bytes", i, contractBase+8192)
+	}
+	at := attach(t, d)
+	if at.Root == "" || at.Rootfs == "" || at.Major != 7 {
+		t.Errorf("attachment %+v is not complete", at)
+	}
+	wantFile(t, at.Root, "hello", "from the image")
+	wantFile(t, at.Rootfs, "hello", "from the image")
+	if i := only(t, d); !i.Attached || i.Attachment != at {
+		t.Errorf("disk %+v, want attached as %+v", i, at)
+	}
+}
+
+func contractTwice(t *testing.T, d vserver.Disks) {
+	ctx := t.Context()
+	must(t, d.Create(ctx, contractServer, contractImage, contractBase))
+	at := attach(t, d)
+	must(t, os.WriteFile(filepath.Join(at.Root, "mine"), []byte("kept"), 0o644))
+	must(t, d.Create(ctx, contractServer, contractImage, contractBase))
+	if again := attach(t, d); again != at {
+		t.Errorf("second attachment %+v, first %+v", again, at)
+	}
+	wantFile(t, at.Root, "mine", "kept")
+	for range 2 {
+		must(t, d.Detach(ctx, contractServer))
+	}
+	must(t, d.Create(ctx, contractServer, contractImage, 2*contractBase))
+	if i := only(t, d); i.Size != 2*contractBase {
+		t.Errorf("size %d after Create with a larger one, want %d", i.Size, 2*contractBase)
+	}
+	for range 2 {
+		must(t, d.Remove(ctx, contractServer))
+	}
+	if all, err := d.List(ctx); err != nil || len(all) != 0 {
+		t.Errorf("disks %+v (%v) after Remove, want none", all, err)
+	}
+}
+
+func contractGrow(t *testing.T, d vserver.Disks) {
+	ctx := t.Context()
+	must(t, d.Create(ctx, contractServer, contractImage, contractBase))
+	at := attach(t, d)
+	data := bytes.Repeat([]byte("data"), 1<<18)
+	must(t, os.WriteFile(filepath.Join(at.Root, "big"), data, 0o644))
+	if err := d.Grow(ctx, contractServer, 2*contractBase); fault.Is(err, fault.Precondition) {
+		if i := only(t, d); i.Size != contractBase {
+			t.Errorf("size %d after a refusal, want %d", i.Size, contractBase)
+		}
+		must(t, d.Detach(ctx, contractServer)) // the agent may not grow it live
+		must(t, d.Grow(ctx, contractServer, 2*contractBase))
+		at = attach(t, d)
+	} else {
+		must(t, err)
+	}
+	must(t, d.Grow(ctx, contractServer, 2*contractBase))
+	wantKind(t, d.Grow(ctx, contractServer, contractBase), fault.Invalid)
+	if i := only(t, d); i.Size != 2*contractBase || i.Attachment != at {
+		t.Errorf("disk %+v, want %d bytes, attached as before", i, 2*contractBase)
+	}
+	must(t, d.Detach(ctx, contractServer))
+	must(t, d.Grow(ctx, contractServer, 3*contractBase))
+	wantFile(t, attach(t, d).Root, "big", string(data))
+	if i := only(t, d); i.Size != 3*contractBase {
+		t.Errorf("size %d, want %d", i.Size, 3*contractBase)
+	}
+}
+
+func contractMissing(t *testing.T, d vserver.Disks) {
+	ctx := t.Context()
+	const other = "sha256:ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff"
+	wantKind(t, d.Create(ctx, contractServer, other, contractBase), fault.NotFound)
+	_, err := d.Attach(ctx, contractServer, contractIDs)
+	wantKind(t, err, fault.NotFound)
+	wantKind(t, d.Grow(ctx, contractServer, contractBase), fault.NotFound)
+	must(t, d.Detach(ctx, contractServer))
+	must(t, d.Remove(ctx, contractServer))
+	if all, err := d.List(ctx); err != nil || len(all) != 0 {
+		t.Errorf("disks %+v (%v), want none", all, err)
+	}
+}
+
+func contractBadInput(t *testing.T, d vserver.Disks) {
+	ctx := t.Context()
+	wantKind(t, d.Create(ctx, contractServer, contractImage, contractBase-1), fault.Invalid)
+	for _, id := range []string{"", "..", "../../etc/passwd", strings.ToUpper(contractServer), contractServer + "/.."} {
+		wantKind(t, d.Create(ctx, id, contractImage, contractBase), fault.Invalid)
+		wantKind(t, d.Remove(ctx, id), fault.Invalid)
+		wantKind(t, d.Detach(ctx, id), fault.Invalid)
+		_, err := d.Attach(ctx, id, contractIDs)
+		wantKind(t, err, fault.Invalid)
+	}
+	must(t, d.Create(ctx, contractServer, contractImage, contractBase))
+	for _, ids := range []vserver.IDRange{{}, {First: 0, Size: 65536}, {First: 1 << 31, Size: 1 << 31}} {
+		_, err := d.Attach(ctx, contractServer, ids)
+		wantKind(t, err, fault.Invalid)
+	}
+	canceled, cancel := context.WithCancel(ctx)
+	cancel()
+	if err := d.Grow(canceled, contractServer, 2*contractBase); !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v after cancel, want context.Canceled", err)
+	}
+	must(t, d.Remove(ctx, contractServer))
+}
+
+func contractDetach(t *testing.T, d vserver.Disks) {
+	ctx := t.Context()
+	must(t, d.Create(ctx, contractServer, contractImage, contractBase))
+	at := attach(t, d)
+	must(t, os.WriteFile(filepath.Join(at.Root, "mine"), []byte("kept"), 0o644))
+	must(t, d.Detach(ctx, contractServer))
+	if i := only(t, d); i.Attached {
+		t.Errorf("disk %+v, want detached", i)
+	}
+	wantFile(t, attach(t, d).Root, "mine", "kept")
+}
+
+// BasesContract holds what every image.Bases does. newBases returns one without base
+// disks, with room for 256 MiB.
+func BasesContract(t *testing.T, newBases func(t *testing.T) image.Bases) {
+	list := func(t *testing.T, b image.Bases) []image.Base {
+		t.Helper()
+		all, err := b.List(t.Context())
+		must(t, err)
+		return all
+	}
+	t.Run("build, list, remove", func(t *testing.T) {
+		b, ctx := newBases(t), t.Context()
+		must(t, b.Build(ctx, contractImage, contractBase, func(root string) error {
+			return os.WriteFile(filepath.Join(root, "hello"), nil, 0o644)
+		}))
+		must(t, b.Build(ctx, contractImage, contractBase, func(string) error {
+			t.Error("an existing base disk is filled again")
+			return nil
+		}))
+		if all := list(t, b); len(all) != 1 || all[0].ID != contractImage || !all[0].Complete || all[0].Size != contractBase {
+			t.Errorf("base disks %+v", all)
+		}
+		for range 2 {
+			must(t, b.Remove(ctx, contractImage))
+		}
+		if all := list(t, b); len(all) != 0 {
+			t.Errorf("base disks %+v after Remove, want none", all)
+		}
+	})
+	t.Run("a failed build leaves nothing", func(t *testing.T) {
+		b, broken := newBases(t), errors.New("broken archive")
+		err := b.Build(t.Context(), contractImage, contractBase, func(root string) error {
+			must(t, os.WriteFile(filepath.Join(root, "half"), nil, 0o644))
+			return broken
+		})
+		if !errors.Is(err, broken) {
+			t.Errorf("error %v, want what fill returned", err)
+		}
+		if all := list(t, b); len(all) != 0 {
+			t.Errorf("base disks %+v, want none", all)
+		}
+	})
+	t.Run("bad input is refused", func(t *testing.T) {
+		b := newBases(t)
+		for _, id := range []string{"", "sha256:", "sha256:../../x", "md5:" + contractImage[7:], strings.ToUpper(contractImage)} {
+			wantKind(t, b.Build(t.Context(), id, contractBase, func(string) error { return nil }), fault.Invalid)
+			wantKind(t, b.Remove(t.Context(), id), fault.Invalid)
+		}
+	})
+	t.Run("the root directory starts empty", func(t *testing.T) {
+		must(t, newBases(t).Build(t.Context(), contractImage, contractBase, func(root string) error {
+			entries, err := os.ReadDir(root)
+			if len(entries) > 0 {
+				t.Errorf("root holds %v", entries)
+			}
+			return err
+		}))
+	})
+}
