@@ -79,7 +79,7 @@ func (p *Pool) attachCanonical(ctx context.Context, id string, f *os.File) error
 	if err := unix.Mkdirat(int(p.canonical.Fd()), id, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("make mount point: %w", err)
 	}
-	if err := p.dropReadOnly(ctx, id); err != nil {
+	if err := p.dropFailed(ctx, id); err != nil {
 		return err
 	}
 	l, err := attachLoop(f)
@@ -146,29 +146,43 @@ func (p *Pool) mountDisk(ctx context.Context, id string, l *loopDevice, f *os.Fi
 	return mountDetached("ext4", l.path(), canonicalAttrs, ext4Options)
 }
 
-// dropReadOnly detaches a disk that became read-only after an error, so that it is mended.
-func (p *Pool) dropReadOnly(ctx context.Context, id string) error {
+// dropFailed detaches a disk whose file system has stopped after an error, so that it is
+// mended. Kernels differ in what they show of that, so a file is made to find out.
+func (p *Pool) dropFailed(ctx context.Context, id string) error {
 	st, err := statMount(p.canonical, id)
 	if err != nil || !st.Mounted {
 		return err
 	}
-	var fs unix.Statfs_t
-	if err := unix.Statfs(p.canonicalPath(id), &fs); err != nil {
-		return fmt.Errorf("examine %s: %w", p.canonicalPath(id), err)
-	}
-	if fs.Flags&unix.ST_RDONLY == 0 {
+	if !hasFailed(p.canonicalPath(id)) {
 		return nil
 	}
+	p.log.Warn("disk has stopped after an error, detaching it to be mended", "server", id)
 	for _, path := range p.mountPoints(id) {
 		err := unmountPatiently(path, busyPatience)
 		if errors.Is(err, unix.EBUSY) {
-			return fault.New(fault.Precondition, "the disk became read-only after an error and is in use; stop the server so that it can be mended: %w", err)
+			return fault.New(fault.Precondition, "its file system has stopped after an error and is in use; stop the server so that it can be mended: %w", err)
 		}
 		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
 			return err
 		}
 	}
 	return nil
+}
+
+// hasFailed reports whether the file system mounted at path no longer takes writes. A
+// full one has not failed.
+func hasFailed(path string) bool {
+	root, err := openDir(path)
+	if err != nil {
+		return true
+	}
+	defer root.Close()
+	f, err := tempFile(root)
+	if err != nil {
+		return !errors.Is(err, unix.ENOSPC)
+	}
+	f.Close()
+	return false
 }
 
 // mountPoints are a disk's mount points in the order of unmounting.
@@ -232,7 +246,8 @@ func (p *Pool) attachRootfs(id string, ids vserver.IDRange) error {
 }
 
 // Detach implements [vserver.Disks]. A disk that something keeps busy is taken out of the
-// tree all the same, after its data is on stable storage; Conditions names it until it is free.
+// tree all the same, after its data is on stable storage; Conditions names it until it is
+// free. A file system that has failed is unmounted too, but the error says what it was.
 func (p *Pool) Detach(ctx context.Context, id string) error {
 	if err := checkServerID(id); err != nil {
 		return err
@@ -246,8 +261,12 @@ func (p *Pool) Detach(ctx context.Context, id string) error {
 }
 
 func (p *Pool) detach(ctx context.Context, id string) error {
+	var unsynced error
 	for _, path := range p.mountPoints(id) {
-		if err := p.unmountSynced(ctx, id, path); err != nil {
+		err := p.unmountSynced(ctx, id, path)
+		if errors.Is(err, errNotSynced) {
+			unsynced = fmt.Errorf("detach disk %s: %w", id, err)
+		} else if err != nil {
 			return fmt.Errorf("detach disk %s: %w", id, err)
 		}
 	}
@@ -258,7 +277,7 @@ func (p *Pool) detach(ctx context.Context, id string) error {
 	}
 	f, err := p.openDisk(id)
 	if fault.Is(err, fault.NotFound) {
-		return nil
+		return unsynced
 	}
 	if err != nil {
 		return err
@@ -269,29 +288,34 @@ func (p *Pool) detach(ctx context.Context, id string) error {
 		return fmt.Errorf("detach disk %s: %w", id, err)
 	}
 	p.setStuck(id, !free)
-	return nil
+	return unsynced
 }
 
+// errNotSynced: the disk is unmounted, but what was written last may be lost.
+var errNotSynced = errors.New("not all data could be written")
+
 // unmountSynced writes everything to stable storage and unmounts path, by force if need be.
-func (p *Pool) unmountSynced(ctx context.Context, id, path string) error {
+func (p *Pool) unmountSynced(ctx context.Context, id, path string) (result error) {
 	for { // a killed agent or an operator may have left more than one mount there
 		root, err := openDir(path)
 		if errors.Is(err, os.ErrNotExist) {
-			return nil
+			return result
 		}
 		if err != nil {
 			return err
 		}
 		st, err := statMount(root, "")
 		if err == nil && st.Mounted {
-			err = unix.Syncfs(int(root.Fd()))
+			if syncErr := unix.Syncfs(int(root.Fd())); syncErr != nil {
+				result = fmt.Errorf("sync %s: %w: %w", path, errNotSynced, syncErr)
+			}
 		}
 		root.Close()
 		if err != nil {
-			return fmt.Errorf("sync %s: %w", path, err)
+			return err
 		}
 		if !st.Mounted {
-			return nil
+			return result
 		}
 		err = unmountPatiently(path, busyPatience)
 		if errors.Is(err, unix.EBUSY) {

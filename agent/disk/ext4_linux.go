@@ -102,7 +102,7 @@ func repair(ctx context.Context, device string, options ...string) (mended bool,
 		return false, out, nil
 	case errors.As(err, &exit) && exit.ExitCode() > 0 && exit.ExitCode() < 4: // 1: mended, 2: … and reboot if it were the root
 		return true, out, nil
-	case errors.As(err, &exit) && exit.ExitCode()&4 != 0:
+	case errors.As(err, &exit) && exit.ExitCode()&(4|8) != 0: // 8: not even the superblock is sound
 		return false, out, fault.New(fault.Precondition, "e2fsck cannot mend the file system by itself; copy the disk and run e2fsck -y on it, or restore a snapshot: %s", out)
 	}
 	return false, out, fmt.Errorf("check file system: %w", err)

@@ -4,7 +4,6 @@ package disk
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,7 +15,6 @@ import (
 	"github.com/reflejo/terraform-provider-reflejo/agent/image"
 	"github.com/reflejo/terraform-provider-reflejo/agent/vserver"
 	"github.com/reflejo/terraform-provider-reflejo/agent/vserver/vservertest"
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -293,6 +291,3 @@ func BenchmarkCreateAttach(b *testing.B) {
 		b.StartTimer()
 	}
 }
-
-var _ = fmt.Sprint
-var _ = unix.EINVAL

@@ -202,7 +202,7 @@ func (p *Pool) Remove(ctx context.Context, id string) error {
 		return err
 	}
 	defer unlock()
-	if err := p.detach(ctx, id); err != nil {
+	if err := p.detach(ctx, id); err != nil && !errors.Is(err, errNotSynced) {
 		return err
 	}
 	err = unix.Unlinkat(int(p.disks.Fd()), diskName(id), 0)
