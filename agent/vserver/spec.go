@@ -3,7 +3,8 @@
 // The pieces, in the order a request meets them:
 //
 //	spec.go      what a user asked for (Spec), defaults and validation
-//	ledger.go    admission: what the host promised, what it has left
+//	ledger.go    pure: what the host promised, what it has left
+//	admission.go what a new or changed server is given: addresses, ids, its share
 //	plan.go      pure: (record, inventory, wanted) → steps
 //	manager.go   the loop that runs steps, one server at a time each
 //	edges.go     the kernel as this package needs it; others implement it
