@@ -118,4 +118,3 @@ func (m *Manager) freeIDs() (IDRange, error) {
 	}
 	return IDRange{}, fault.New(fault.Exhausted, "find an id range: all %d of the host are in use; widen id_range in the agent's configuration", m.cfg.IDs.Size/IDsPerServer)
 }
-
