@@ -1,0 +1,3 @@
+package testbed
+
+func (n names) agentConfig(host string, index int) string { return "" }
