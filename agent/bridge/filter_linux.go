@@ -1,0 +1,218 @@
+package bridge
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// filter writes batches into the kernel.
+type filter struct {
+	ns netns.NsHandle
+
+	mu   sync.Mutex
+	kept map[string]bool // chains whose rules must stay, by name
+}
+
+func newFilter(ns netns.NsHandle) *filter { return &filter{ns: ns, kept: map[string]bool{}} }
+
+func (f *filter) conn() (*nftables.Conn, error) {
+	c, err := nftables.New(nftables.WithNetNSFd(int(f.ns)))
+	return c, wrapf(err, "open nf_tables")
+}
+
+func tableOf(f family) *nftables.Table {
+	t := &nftables.Table{Name: tableName, Family: nftables.TableFamilyINet}
+	if f == bridge {
+		t.Family = nftables.TableFamilyBridge
+	}
+	return t
+}
+
+// openTables makes the base rules so. Tables of another version of the program, which can't be
+// changed into these, are replaced at once; servers' ports then carry nothing until Set.
+func (f *filter) openTables(c Config) error {
+	b := skeleton(c)
+	err := f.apply(b)
+	if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) {
+		b.rebuild = true
+		err = f.apply(b)
+	}
+	return err
+}
+
+// apply makes a batch so, at once or not at all.
+func (f *filter) apply(b batch) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	c, err := f.conn()
+	if err != nil {
+		return err
+	}
+	w := writer{conn: c}
+	for _, fam := range []family{inet, bridge} {
+		if b.rebuild {
+			c.AddTable(tableOf(fam))
+			c.DelTable(tableOf(fam))
+		}
+		c.AddTable(tableOf(fam))
+	}
+	for _, s := range append(b.sets, b.goneSets...) {
+		w.addSet(s)
+	}
+	for _, x := range append(b.chains, b.goneChains...) {
+		w.addChain(x, f.kept[x.name])
+	}
+	for _, x := range b.chains {
+		w.addRules(x, f.kept[x.name])
+	}
+	for _, e := range b.goneElements {
+		w.element(e, true)
+		w.element(e, false)
+	}
+	for _, e := range b.elements {
+		w.element(e, true)
+	}
+	for _, x := range b.goneChains {
+		c.DelChain(&nftables.Chain{Name: x.name, Table: tableOf(x.family)})
+	}
+	for _, s := range b.goneSets {
+		c.DelSet(nftSet(s))
+	}
+	if w.err != nil {
+		return w.err
+	}
+	if err := c.Flush(); err != nil {
+		return fmt.Errorf("change rules: %w", err)
+	}
+	for _, x := range b.chains {
+		if x.keep {
+			f.kept[x.name] = true
+		}
+	}
+	for _, x := range b.goneChains {
+		delete(f.kept, x.name)
+	}
+	return nil
+}
+
+// find tells whose ports have rules, and who publishes what.
+func (f *filter) find() (ports []portID, published map[publishKey]string, err error) {
+	c, err := f.conn()
+	if err != nil {
+		return nil, nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	clear(f.kept)
+	for fam, kind := range map[nftables.TableFamily]string{nftables.TableFamilyBridge: "from/", nftables.TableFamilyINet: "tracked/"} {
+		chains, err := c.ListChainsOfTableFamily(fam)
+		if err != nil {
+			return nil, nil, fmt.Errorf("list chains: %w", err)
+		}
+		for _, x := range chains {
+			rest, ok := strings.CutPrefix(x.Name, kind)
+			server, nic, full := strings.Cut(rest, "/")
+			switch {
+			case x.Table.Name != tableName || !ok || !full:
+			case fam == nftables.TableFamilyBridge:
+				ports = append(ports, portID{server, nic})
+			default:
+				f.kept[x.Name] = true
+			}
+		}
+	}
+	elements, err := c.GetSetElements(&nftables.Set{Table: tableOf(inet), Name: mapPublished})
+	if err != nil {
+		return nil, nil, fmt.Errorf("list published ports: %w", err)
+	}
+	published = map[publishKey]string{}
+	for _, e := range elements {
+		if len(e.Key) >= 6 && e.Comment != "" {
+			published[publishKey{e.Key[0], uint16(e.Key[4])<<8 | uint16(e.Key[5])}] = e.Comment
+		}
+	}
+	return ports, published, nil
+}
+
+// writer collects a batch; its first error is kept.
+type writer struct {
+	conn *nftables.Conn
+	sets uint32
+	err  error
+}
+
+func nftSet(s set) *nftables.Set {
+	n := &nftables.Set{Table: tableOf(s.family), Name: s.name, KeyType: keyType(s.keys), Size: s.size}
+	if s.verdict {
+		n.IsMap, n.DataType = true, nftables.TypeVerdict
+	}
+	if s.dynamic {
+		n.Dynamic, n.HasTimeout, n.Timeout = true, true, flowBrief
+	}
+	return n
+}
+
+func (w *writer) addSet(s set) {
+	w.sets++
+	n := nftSet(s)
+	n.ID = w.sets // the library's own numbers are not safe for concurrent use
+	w.keepErr(w.conn.AddSet(n, nil))
+}
+
+// hooks have the same numbers in both families.
+var hooks = map[string]*nftables.ChainHook{
+	"prerouting": nftables.ChainHookPrerouting, "input": nftables.ChainHookInput, "forward": nftables.ChainHookForward,
+	"output": nftables.ChainHookOutput, "postrouting": nftables.ChainHookPostrouting,
+}
+
+// addChain makes a chain without rules. One that keeps its rules is only made sure of.
+func (w *writer) addChain(x chain, kept bool) {
+	n := &nftables.Chain{Name: x.name, Table: tableOf(x.family)}
+	if x.hook != nil {
+		n.Type, n.Hooknum = nftables.ChainType(x.hook.kind), hooks[x.hook.at]
+		priority, policy := nftables.ChainPriority(x.hook.priority), nftables.ChainPolicyAccept
+		n.Priority, n.Policy = &priority, &policy
+	}
+	w.conn.AddChain(n)
+	if !x.keep || !kept {
+		w.conn.FlushChain(&nftables.Chain{Name: x.name, Table: tableOf(x.family)})
+	}
+}
+
+func (w *writer) addRules(x chain, kept bool) {
+	if x.keep && kept {
+		return
+	}
+	for _, r := range x.rules {
+		e, err := compile(r)
+		w.keepErr(err)
+		w.conn.AddRule(&nftables.Rule{Table: tableOf(x.family), Chain: &nftables.Chain{Name: x.name, Table: tableOf(x.family)}, Exprs: e})
+	}
+}
+
+func (w *writer) element(e element, add bool) {
+	s := &nftables.Set{Table: tableOf(e.family), Name: e.set, IsMap: e.jump != ""}
+	n := nftables.SetElement{Key: e.key}
+	if !add {
+		w.keepErr(w.conn.SetDeleteElements(s, []nftables.SetElement{n}))
+		return
+	}
+	n.Comment = e.owner
+	if e.jump != "" {
+		n.VerdictData = &expr.Verdict{Kind: expr.VerdictJump, Chain: e.jump}
+	}
+	w.keepErr(w.conn.SetAddElements(s, []nftables.SetElement{n}))
+}
+
+func (w *writer) keepErr(err error) {
+	if w.err == nil && err != nil {
+		w.err = fmt.Errorf("write rules: %w", err)
+	}
+}
