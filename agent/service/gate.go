@@ -174,7 +174,11 @@ func (s *Service) audited(e Entry) {
 // deny answers a caller who has no right to a path, in the protocol that it speaks.
 func (s *Service) deny(w http.ResponseWriter, r *http.Request, err error) {
 	wire := wireError(err)
-	s.observe(r.URL.Path, wire.Code().String(), 0)
+	procedure := r.URL.Path
+	if _, known := authz[procedure]; !known { // whatever somebody typed must not become a metric's label
+		procedure = "unknown"
+	}
+	s.observe(procedure, wire.Code().String(), 0)
 	if !s.errors.IsSupported(r) {
 		http.Error(w, wire.Message(), http.StatusForbidden)
 		return

@@ -32,6 +32,7 @@ type Config struct {
 	Networks Networks
 	Images   Images
 	Commands vserver.Commands
+	Consoles Consoles
 
 	Credentials func() pki.Credentials // the agent's own, asked at each handshake
 	Audit       *Audit                 // nil: mutations are only logged

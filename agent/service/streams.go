@@ -15,6 +15,15 @@ import (
 	"github.com/reflejo/terraform-provider-reflejo/agent/vserver"
 )
 
+// Consoles is what consoles have beside vserver.Commands.
+type Consoles interface {
+	// ResizeConsole tells the console how large the terminal of the one who joined it is.
+	ResizeConsole(ctx context.Context, id string, rows, columns uint16) error
+	// TailConsoleLog opens the console's log for following: Read returns io.EOF when there is
+	// nothing more now, and may be called again.
+	TailConsoleLog(ctx context.Context, id string) (io.ReadCloser, error)
+}
+
 // firstWithin is how long a client may take to say what a stream is about.
 const firstWithin = 10 * time.Second
 
@@ -106,23 +115,27 @@ func (h *serverHandler) Console(ctx context.Context, stream *connect.BidiStream[
 			}
 		}
 	}()
+	go h.resizeConsole(ctx, id, resize)
 	out := &output[reflejov1.ConsoleResponse]{send: stream.Send}
-	return h.s.cfg.Commands.Console(ctx, id, terminal{
-		Reader: in,
-		Writer: out.as(func(p []byte) *reflejov1.ConsoleResponse { return &reflejov1.ConsoleResponse{Data: p} }),
-		resize: resize,
-	})
+	return h.s.cfg.Commands.Console(ctx, id, struct {
+		io.Reader
+		io.Writer
+	}{in, out.as(func(p []byte) *reflejov1.ConsoleResponse { return &reflejov1.ConsoleResponse{Data: p} })})
 }
 
-// terminal is the client's end of a console.
-type terminal struct {
-	io.Reader
-	io.Writer
-	resize <-chan [2]uint16
+// resizeConsole hands the client's window sizes on until the console is left.
+func (h *serverHandler) resizeConsole(ctx context.Context, id string, resize <-chan [2]uint16) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case size := <-resize:
+			if err := h.s.cfg.Consoles.ResizeConsole(ctx, id, size[0], size[1]); err != nil {
+				h.s.log.Debug("console can't be resized", "server", id, "error", err)
+			}
+		}
+	}
 }
-
-// Resize sends the client's window size, rows and columns, at each change.
-func (t terminal) Resize() <-chan [2]uint16 { return t.resize }
 
 // ReadConsoleLog sends what the console printed, and with follow what it goes on printing.
 func (h *serverHandler) ReadConsoleLog(ctx context.Context, req *connect.Request[reflejov1.ReadConsoleLogRequest], stream *connect.ServerStream[reflejov1.ReadConsoleLogResponse]) error {
@@ -130,7 +143,11 @@ func (h *serverHandler) ReadConsoleLog(ctx context.Context, req *connect.Request
 	if err != nil {
 		return err
 	}
-	log, err := h.s.cfg.Commands.ConsoleLog(ctx, v.Spec.ID)
+	open := h.s.cfg.Commands.ConsoleLog
+	if req.Msg.GetFollow() {
+		open = h.s.cfg.Consoles.TailConsoleLog
+	}
+	log, err := open(ctx, v.Spec.ID)
 	if err != nil {
 		return err
 	}
