@@ -48,12 +48,19 @@ func (b *Bed) makeFiles() error {
 	if err := b.makeCertificates(); err != nil {
 		return err
 	}
-	for i, name := range b.n.hosts() {
+	images, err := imageDir()
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(b.n.path("images"), 0o755); err != nil {
+		return err
+	}
+	for _, name := range b.n.hosts() {
 		h := &Host{b, name}
 		if err := os.MkdirAll(h.Dir(), 0o755); err != nil {
 			return err
 		}
-		if err := os.WriteFile(h.configFile(), []byte(b.n.agentConfig(name, i)), 0o644); err != nil {
+		if err := os.WriteFile(h.configFile(), []byte(b.n.agentConfig(name, images)), 0o644); err != nil {
 			return err
 		}
 	}

@@ -16,9 +16,6 @@ const bridgeName = "switch"
 // switchPlace is the place of the bridge that joins all others.
 const switchPlace = "switch"
 
-// linkName is every place's interface.
-const linkName = "eth0"
-
 // inNetns gives f a netlink handle of a pinned network namespace.
 func inNetns(path string, f func(*netlink.Handle) error) error {
 	ns, err := netns.GetFromPath(path)

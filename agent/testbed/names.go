@@ -17,6 +17,13 @@ const Operator = "operator"
 // APIPort is where every agent listens.
 const APIPort = 7443
 
+// RegistryPort is where tests and the demo run an image registry in the operator's place;
+// the agents speak to it without TLS.
+const RegistryPort = 5000
+
+// linkName is every place's interface.
+const linkName = "eth0"
+
 // netnsDir is where `ip netns` looks for network namespaces.
 const netnsDir = "/run/netns"
 
