@@ -74,7 +74,7 @@ func (p *Pool) build(ctx context.Context, id string, size int64, fill func(root 
 	if err := f.Truncate(size); err != nil {
 		return err
 	}
-	if _, err := runTool(ctx, []*os.File{f}, append(mkfsExt4, "/proc/self/fd/3")...); err != nil {
+	if _, err := runTool(ctx, []*os.File{f}, mkfsExt4("/proc/self/fd/3", size)...); err != nil {
 		return err
 	}
 	if err := p.fillBase(f, hex.EncodeToString(random), fill); err != nil {

@@ -19,10 +19,6 @@ const (
 	fiTrim          = 0xc0185879 // _IOWR('X', 121, struct fstrim_range)
 )
 
-// The file system of a disk. No reserved blocks: they are for the host's root, which
-// never writes here. The tables are not written at all: a new file reads as zeros.
-var mkfsExt4 = []string{"mkfs.ext4", "-q", "-F", "-b", "4096", "-m", "0", "-E", "lazy_itable_init=0,assume_storage_prezeroed=1,nodiscard"}
-
 // readSuperblock reads the superblock of a disk.
 func readSuperblock(disk *os.File) (superblock, error) {
 	b := make([]byte, superblockSize)

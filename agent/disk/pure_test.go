@@ -195,6 +195,18 @@ func TestParseSuperblock(t *testing.T) {
 	}
 }
 
+func TestMkfsArguments(t *testing.T) {
+	const small = "mkfs.ext4 -q -F -b 4096 -m 0 -E lazy_itable_init=0,assume_storage_prezeroed=1,nodiscard"
+	for size, want := range map[int64]string{
+		1<<30 - 1: small + " f",
+		1 << 30:   small + " -J size=16 f",
+	} {
+		if have := strings.Join(mkfsExt4("f", size), " "); have != want {
+			t.Errorf("%d bytes: %s, want %s", size, have, want)
+		}
+	}
+}
+
 func TestLocks(t *testing.T) {
 	var l locks
 	free, err := l.lock(t.Context(), "a")
