@@ -1,0 +1,533 @@
+package provider
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/reflejo/terraform-provider-reflejo/agent/fault"
+	"github.com/reflejo/terraform-provider-reflejo/agent/image"
+	"github.com/reflejo/terraform-provider-reflejo/agent/network"
+	"github.com/reflejo/terraform-provider-reflejo/agent/pki"
+	"github.com/reflejo/terraform-provider-reflejo/agent/service"
+	"github.com/reflejo/terraform-provider-reflejo/agent/vserver"
+	"github.com/reflejo/terraform-provider-reflejo/agent/vserver/vservertest"
+)
+
+// world is several hosts with the real service, server manager and network manager over an
+// in-memory kernel, on loopback with real certificates.
+type world struct {
+	t     *testing.T
+	hosts map[string]*testHost
+	files map[string]string // ca, cert, key → file
+	dir   string
+	ca    *pki.CA
+}
+
+// testHost is one host of a world.
+type testHost struct {
+	world   *world
+	name    string
+	address string
+	kernel  *kernel
+	images  *imageStore
+	servers *vserver.Manager
+	nets    *network.Manager
+
+	mu      sync.Mutex
+	service *service.Service
+}
+
+// Capacity of every test host.
+var testCapacity = vserver.Capacity{MilliCores: 64_000, Cores: cores(64), Memory: 64 << 30, Disk: 1 << 40}
+
+func cores(n int) []int {
+	list := make([]int, n)
+	for i := range list {
+		list[i] = i
+	}
+	return list
+}
+
+// newWorld makes hosts and makes them the ones of the environment that providers see.
+func newWorld(t *testing.T, names ...string) *world {
+	t.Helper()
+	w := &world{t: t, hosts: map[string]*testHost{}, files: map[string]string{}, dir: t.TempDir()}
+	var err error
+	w.ca, err = pki.NewCA("test", time.Hour)
+	must(t, err)
+	pair := w.issue(pki.RoleOperator, "ci", nil)
+	for name, text := range map[string][]byte{"ca": w.ca.Pair().Cert, "cert": pair.Cert, "key": pair.Key} {
+		w.files[name] = filepath.Join(w.dir, name+".pem")
+		must(t, os.WriteFile(w.files[name], text, 0o600))
+	}
+	for i, name := range names {
+		w.hosts[name] = w.newHost(name, i)
+	}
+	return w
+}
+
+func (w *world) issue(role pki.Role, name string, addresses []string) pki.Pair {
+	w.t.Helper()
+	pair, err := w.ca.Issue(pki.Identity{Role: role, Name: name}, pki.Options{Addresses: addresses, Life: time.Hour})
+	must(w.t, err)
+	return pair
+}
+
+// env is the environment of a provider of this world.
+func (w *world) env(name string) string {
+	switch name {
+	case "REFLEJO_HOSTS":
+		var parts []string
+		for _, host := range slices.Sorted(maps.Keys(w.hosts)) {
+			parts = append(parts, host+"="+w.hosts[host].address)
+		}
+		return strings.Join(parts, ",")
+	case "REFLEJO_CA_FILE":
+		return w.files["ca"]
+	case "REFLEJO_CERT_FILE":
+		return w.files["cert"]
+	case "REFLEJO_KEY_FILE":
+		return w.files["key"]
+	}
+	return ""
+}
+
+func (w *world) newHost(name string, index int) *testHost {
+	t := w.t
+	h := &testHost{world: w, name: name, kernel: newKernel(t.TempDir()), images: &imageStore{images: map[string]image.Info{}}}
+	underlay := netip.AddrFrom4([4]byte{198, 18, 0, byte(11 + index)})
+	var err error
+	h.nets, err = network.NewManager(network.Config{
+		Host: name, DefaultCIDR: netip.MustParsePrefix("10.200.0.0/24"), Underlay: underlay, Records: newRecords(), Edge: h.kernel,
+	})
+	must(t, err)
+	h.servers, err = vserver.NewManager(vserver.Config{
+		Host: name, Records: newRecords(), Segments: h.nets, Images: h.images, Capacity: func() vserver.Capacity { return testCapacity },
+		IDs:   vserver.IDRange{First: 1 << 20, Size: 1 << 28},
+		Edges: vserver.Edges{Disks: h.kernel.pool.Disks(), Limits: h.kernel.Limits, Networks: h.kernel, Runtime: kernelRuntime{h.kernel}, Preparer: h.kernel},
+	})
+	must(t, err)
+	h.nets.SetServers(h.servers)
+	must(t, h.nets.Recover(t.Context()))
+	must(t, h.servers.Recover(t.Context()))
+	t.Cleanup(h.servers.Close)
+	h.images.servers = h.servers
+	h.images.add("debian", "oci://registry.example/debian:12")
+	must(t, h.kernel.pool.Bases().Build(t.Context(), h.images.images["debian"].ID, 1<<30, func(string) error { return nil }))
+	h.images.bases = h.kernel.pool.Bases()
+	h.start()
+	t.Cleanup(h.stop)
+	return h
+}
+
+// start serves the API, on the address that the host had before if it had one.
+func (h *testHost) start() {
+	t := h.world.t
+	t.Helper()
+	address := h.address
+	if address == "" {
+		address = "127.0.0.1:0"
+	}
+	listener, err := net.Listen("tcp", address)
+	must(t, err)
+	h.address = listener.Addr().String()
+	pair := h.world.issue(pki.RoleAgent, h.name, []string{"127.0.0.1"})
+	credentials, err := pki.NewCredentials(h.world.ca.Pair().Cert, pair)
+	must(t, err)
+	s := service.New(service.Config{
+		Host: h, Servers: h.servers, Views: h.servers, Networks: h.nets, Images: h.images,
+		Credentials: func() pki.Credentials { return credentials },
+	})
+	h.mu.Lock()
+	h.service = s
+	h.mu.Unlock()
+	go func() { _ = s.Serve(listener) }()
+}
+
+// stop makes the host refuse connections; what is on it stays.
+func (h *testHost) stop() {
+	h.mu.Lock()
+	s := h.service
+	h.service = nil
+	h.mu.Unlock()
+	if s == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = s.Shutdown(ctx)
+}
+
+// Facts, Pool and Conditions make a testHost a service.Host.
+func (h *testHost) Facts() service.Facts {
+	return service.Facts{Name: h.name, Version: "test", Kernel: "6.1", CgroupMode: "unified", Architecture: "amd64", Started: time.Now(), UnderlayAddress: h.underlay()}
+}
+
+func (h *testHost) underlay() string { return "198.18.0." + fmt.Sprint(11+len(h.name)) }
+
+func (h *testHost) Pool(context.Context) (service.Pool, error) {
+	return service.Pool{Path: "/var/lib/reflejo", FileSystem: "xfs", Size: 1 << 40}, nil
+}
+
+func (h *testHost) Conditions(context.Context) []service.Condition {
+	return []service.Condition{{Type: "Test", Severity: service.SeverityInfo, Message: "this is a test", Since: time.Now()}}
+}
+
+// server is one server as the host sees it.
+func (h *testHost) server(idOrName string) vserver.View {
+	h.world.t.Helper()
+	v, err := h.servers.Get(idOrName)
+	must(h.world.t, err)
+	return v
+}
+
+// remove deletes a server behind Terraform's back.
+func (h *testHost) remove(idOrName string) {
+	h.world.t.Helper()
+	v := h.server(idOrName)
+	must(h.world.t, h.servers.Delete(h.world.t.Context(), v.Spec.ID))
+	h.await(v.Spec.ID, func(v vserver.View) bool { return v.Gone })
+}
+
+// await waits until a server is as wanted.
+func (h *testHost) await(id string, as func(vserver.View) bool) {
+	t := h.world.t
+	t.Helper()
+	views, err := h.servers.Watch(t.Context(), id)
+	if fault.Is(err, fault.NotFound) {
+		return
+	}
+	must(t, err)
+	for v := range views {
+		if as(v) {
+			return
+		}
+	}
+	t.Fatalf("server %s never got as wanted", id)
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// records keeps JSON in memory.
+type records struct {
+	mu     sync.Mutex
+	values map[string][]byte
+}
+
+func newRecords() *records { return &records{values: map[string][]byte{}} }
+
+func (r *records) Put(key string, v any) error {
+	text, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.values[key] = text
+	return nil
+}
+
+func (r *records) Delete(key string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.values, key)
+	return nil
+}
+
+func (r *records) ForEach(f func(string, []byte) error) error {
+	r.mu.Lock()
+	values := maps.Clone(r.values)
+	r.mu.Unlock()
+	for k, v := range values {
+		if err := f(k, v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// kernel is what a host's edges would keep.
+type kernel struct {
+	*vservertest.Limits
+	pool *vservertest.Pool
+
+	mu       sync.Mutex
+	running  map[string]*vserver.Running
+	ended    map[string]chan struct{}
+	networks map[string]bool
+	links    map[string][]string
+	hold     chan struct{}    // while not nil, starts wait for it
+	fail     map[string]error // by the start of a server's name
+}
+
+func newKernel(dir string) *kernel {
+	return &kernel{
+		Limits: vservertest.NewLimits(), pool: vservertest.NewPool(dir, 0), running: map[string]*vserver.Running{}, ended: map[string]chan struct{}{},
+		networks: map[string]bool{}, links: map[string][]string{}, fail: map[string]error{},
+	}
+}
+
+func (k *kernel) SetNetwork(_ context.Context, n vserver.Network) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := k.fail["network "+n.Name]; err != nil {
+		return err
+	}
+	k.networks[n.ID] = true
+	return nil
+}
+
+func (k *kernel) RemoveNetwork(_ context.Context, id string) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.networks, id)
+	return nil
+}
+
+func (k *kernel) Set(ctx context.Context, want vserver.ServerNetwork) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var names []string
+	for _, l := range want.NICs {
+		names = append(names, l.Name)
+	}
+	k.links[want.ID] = names
+	return nil
+}
+
+func (k *kernel) Remove(_ context.Context, id string) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.links, id)
+	return nil
+}
+
+func (k *kernel) Usage(context.Context, string) (map[string]vserver.LinkUsage, error) { return nil, nil }
+
+func (k *kernel) List(context.Context) (vserver.NetworkInventory, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return vserver.NetworkInventory{Networks: slices.Sorted(maps.Keys(k.networks)), Servers: maps.Clone(k.links)}, nil
+}
+
+func (k *kernel) Prepare(context.Context, string, vserver.Preparation) error { return nil }
+
+// kernelRuntime is the kernel as vserver.Runtime.
+type kernelRuntime struct{ k *kernel }
+
+func (r kernelRuntime) Create(ctx context.Context, c vserver.Container) (int, error) {
+	r.k.mu.Lock()
+	hold, err := r.k.hold, r.k.fail[c.Name]
+	r.k.mu.Unlock()
+	if hold != nil {
+		select {
+		case <-hold:
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+	}
+	if err != nil {
+		return 0, err
+	}
+	r.k.mu.Lock()
+	defer r.k.mu.Unlock()
+	r.k.running[c.ID] = &vserver.Running{ID: c.ID, Pid: 1 + len(r.k.running), Status: vserver.RunCreated}
+	r.k.ended[c.ID] = make(chan struct{})
+	return r.k.running[c.ID].Pid, nil
+}
+
+func (r kernelRuntime) Start(_ context.Context, id string) error {
+	r.k.mu.Lock()
+	defer r.k.mu.Unlock()
+	if run := r.k.running[id]; run != nil {
+		run.Status, run.Started = vserver.RunRunning, time.Now()
+	}
+	return nil
+}
+
+func (r kernelRuntime) Stop(_ context.Context, id string) error {
+	r.k.mu.Lock()
+	defer r.k.mu.Unlock()
+	if run := r.k.running[id]; run != nil && run.Status == vserver.RunRunning {
+		run.Status = vserver.RunStopped
+		close(r.k.ended[id])
+	}
+	return nil
+}
+
+func (r kernelRuntime) Delete(ctx context.Context, id string) error {
+	_ = r.Stop(ctx, id)
+	r.k.mu.Lock()
+	defer r.k.mu.Unlock()
+	delete(r.k.running, id)
+	return nil
+}
+
+func (r kernelRuntime) List(context.Context) ([]vserver.Running, error) {
+	r.k.mu.Lock()
+	defer r.k.mu.Unlock()
+	var list []vserver.Running
+	for _, run := range r.k.running {
+		list = append(list, *run)
+	}
+	return list, nil
+}
+
+func (r kernelRuntime) Wait(ctx context.Context, id string) error {
+	r.k.mu.Lock()
+	ended := r.k.ended[id]
+	r.k.mu.Unlock()
+	if ended == nil {
+		return nil
+	}
+	select {
+	case <-ended:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// imageStore is service.Images and vserver.Images in memory, with the rules of package image.
+type imageStore struct {
+	mu      sync.Mutex
+	images  map[string]image.Info // by name
+	servers *vserver.Manager
+	bases   image.Bases
+	content map[string]string // source → content, where it is not the source itself
+	fail    error
+}
+
+func digest(content string) string {
+	sum := sha256.Sum256([]byte(content))
+	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
+func (s *imageStore) add(name, source string) image.Info {
+	info := image.Info{ID: digest(source), Name: name, Source: source, Architecture: "amd64", Size: 1 << 30, Used: 1 << 28, OS: "Test 1", Created: time.Now()}
+	s.images[name] = info
+	return info
+}
+
+func (s *imageStore) get(idOrName string) (image.Info, error) {
+	if info, ok := s.images[idOrName]; ok {
+		return info, nil
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.images)) {
+		if s.images[name].ID == idOrName {
+			return s.images[name], nil
+		}
+	}
+	return image.Info{}, fault.New(fault.NotFound, "no image %s", idOrName)
+}
+
+func (s *imageStore) Find(idOrName string) (vserver.Image, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	info, err := s.get(idOrName)
+	return vserver.Image{ID: info.ID, Size: info.Size}, err
+}
+
+func (s *imageStore) Import(ctx context.Context, name, source, checksum string, progress image.Progress) (image.Info, error) {
+	progress("downloading", 1, 2)
+	s.mu.Lock()
+	content := source
+	if c, ok := s.content[source]; ok {
+		content = c
+	}
+	s.mu.Unlock()
+	return s.put(ctx, name, source, checksum, content)
+}
+
+func (s *imageStore) Upload(ctx context.Context, name, source, checksum string, content io.Reader) (image.Info, error) {
+	text, err := io.ReadAll(content)
+	if err != nil {
+		return image.Info{}, err
+	}
+	return s.put(ctx, name, source, checksum, string(text))
+}
+
+func (s *imageStore) put(ctx context.Context, name, source, checksum, content string) (image.Info, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fail != nil {
+		return image.Info{}, s.fail
+	}
+	if old, ok := s.images[name]; ok {
+		if old.Source != source {
+			return image.Info{}, &fault.Error{Kind: fault.Exists, Field: "name", Err: fmt.Errorf("image %s is there, from %s", name, old.Source)}
+		}
+		return old, nil
+	}
+	if checksum != "" && checksum != digest(content) {
+		return image.Info{}, fault.Field("checksum", "source has %s", digest(content))
+	}
+	info := s.add(name, source)
+	info.ID, info.Checksum = digest(content), checksum
+	s.images[name] = info
+	return info, s.bases.Build(ctx, info.ID, 1<<30, func(string) error { return nil })
+}
+
+func (s *imageStore) Get(idOrName string) (image.Info, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.get(idOrName)
+}
+
+func (s *imageStore) List() []image.Info {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var list []image.Info
+	for _, name := range slices.Sorted(maps.Keys(s.images)) {
+		list = append(list, s.images[name])
+	}
+	return list
+}
+
+func (s *imageStore) Rename(_ context.Context, idOrName, name string) (image.Info, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	info, err := s.get(idOrName)
+	if err != nil {
+		return info, err
+	}
+	if other, ok := s.images[name]; ok && other.ID != info.ID {
+		return info, &fault.Error{Kind: fault.Exists, Field: "name", Err: fmt.Errorf("image name %s is taken", name)}
+	}
+	delete(s.images, info.Name)
+	info.Name = name
+	s.images[name] = info
+	return info, nil
+}
+
+func (s *imageStore) Delete(_ context.Context, idOrName string) error {
+	for _, v := range s.servers.List() {
+		if info, err := s.Get(idOrName); err == nil && v.Spec.Image == info.ID {
+			return fault.New(fault.Precondition, "delete image %s: server %s was made from it", idOrName, v.Spec.Name)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	info, err := s.get(idOrName)
+	delete(s.images, info.Name)
+	return err
+}
