@@ -17,11 +17,12 @@ import (
 type Images interface {
 	// Import reports progress from the calling goroutine.
 	Import(ctx context.Context, name, source, checksum string, progress image.Progress) (image.Info, error)
-	Upload(ctx context.Context, name, source, checksum string, content io.Reader) (image.Info, error)
+	// Upload reads size bytes (0: unknown) of content, which must end with ctx.
+	Upload(ctx context.Context, name, source, checksum string, size int64, content io.Reader, progress image.Progress) (image.Info, error)
 	Get(idOrName string) (image.Info, error)
 	// List is sorted by name.
 	List() []image.Info
-	Rename(ctx context.Context, idOrName, name string) (image.Info, error)
+	Rename(idOrName, name string) (image.Info, error)
 	Delete(ctx context.Context, idOrName string) error
 }
 
@@ -65,9 +66,9 @@ func (h *imageHandler) UploadImage(ctx context.Context, stream *connect.ClientSt
 	if header == nil {
 		return nil, fault.New(fault.Invalid, "upload image: the first message must be the header")
 	}
-	content, done := uploadReader(func() (*reflejov1.UploadImageRequest, error) { return receivePart(stream) }, header.GetSizeBytes())
+	content, done := uploadReader(ctx, func() (*reflejov1.UploadImageRequest, error) { return receivePart(stream) }, header.GetSizeBytes())
 	defer done()
-	info, err := h.s.cfg.Images.Upload(ctx, header.GetName(), header.GetSource(), header.GetChecksum(), content)
+	info, err := h.s.cfg.Images.Upload(ctx, header.GetName(), header.GetSource(), header.GetChecksum(), header.GetSizeBytes(), content, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -84,14 +85,15 @@ func receivePart(stream *connect.ClientStream[reflejov1.UploadImageRequest]) (*r
 	return nil, io.EOF
 }
 
-// uploadReader reads the data of an upload's messages. It fails if the client stands still,
-// or ends with another size than it said (0: it did not say). done must be called; it frees
-// the receiver.
-func uploadReader(receive func() (*reflejov1.UploadImageRequest, error), size int64) (content io.Reader, done func()) {
+// uploadReader reads the data of an upload's messages. It fails if the client stands still
+// or ends with another size than it said (0: it did not say), and when ctx ends. done must
+// be called; it frees the receiver.
+func uploadReader(ctx context.Context, receive func() (*reflejov1.UploadImageRequest, error), size int64) (content io.Reader, done func()) {
 	r, w := io.Pipe()
 	idle := time.AfterFunc(uploadIdle, func() {
 		w.CloseWithError(fault.New(fault.Aborted, "upload image: the client sent nothing for %s", uploadIdle))
 	})
+	stop := context.AfterFunc(ctx, func() { w.CloseWithError(context.Cause(ctx)) })
 	go func() {
 		var got int64
 		for {
@@ -114,7 +116,7 @@ func uploadReader(receive func() (*reflejov1.UploadImageRequest, error), size in
 			idle.Reset(uploadIdle)
 		}
 	}()
-	return r, func() { r.Close(); idle.Stop() }
+	return r, func() { stop(); idle.Stop(); r.Close() }
 }
 
 func (h *imageHandler) GetImage(_ context.Context, req *connect.Request[reflejov1.GetImageRequest]) (*connect.Response[reflejov1.GetImageResponse], error) {
@@ -131,8 +133,8 @@ func (h *imageHandler) ListImages(context.Context, *connect.Request[reflejov1.Li
 	return connect.NewResponse(&reflejov1.ListImagesResponse{Images: list}), nil
 }
 
-func (h *imageHandler) UpdateImage(ctx context.Context, req *connect.Request[reflejov1.UpdateImageRequest]) (*connect.Response[reflejov1.UpdateImageResponse], error) {
-	info, err := h.s.cfg.Images.Rename(ctx, req.Msg.GetId(), req.Msg.GetName())
+func (h *imageHandler) UpdateImage(_ context.Context, req *connect.Request[reflejov1.UpdateImageRequest]) (*connect.Response[reflejov1.UpdateImageResponse], error) {
+	info, err := h.s.cfg.Images.Rename(req.Msg.GetId(), req.Msg.GetName())
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,89 @@
+# The agent's configuration, usually /etc/reflejo/agent.hcl.
+# Everything here may be left out; the values below are the defaults, unless said otherwise.
+# Check a file with: reflejo agent -config agent.hcl -check
+
+# The host's name, as in its certificate (reflejo://agent/alpha) and in the provider's
+# `hosts`. Default: the host name up to its first dot.
+name = "alpha"
+
+# Where the API listens, for operators, the provider, Prometheus and other agents.
+listen = ":7443"
+
+# The address where VXLAN packets of networks that span hosts arrive. Default: none, then
+# this host can't be in a network with others.
+underlay_address = "198.18.0.11"
+
+# State that must survive a reboot: servers, networks, images, audit log. One agent per directory.
+state_dir = "/var/lib/reflejo"
+
+# Mount points and sockets, gone after a reboot. Others must be allowed to pass through it.
+run_dir = "/run/reflejo"
+
+# Directories below which `source = "host:/path"` of an image may lie. Default: none.
+image_dirs = ["/var/lib/reflejo/images"]
+
+# The control group that all servers are in, one name. Two agents on one kernel need two.
+cgroup_parent = "reflejo"
+
+# Registries that are spoken to without TLS, "host:port". Default: none.
+insecure_registries = ["registry.test:5000"]
+
+# Who this agent is. Made with `reflejo pki`; files that change are used at the next
+# connection, without a restart.
+tls {
+  ca_file   = "/etc/reflejo/ca.crt"
+  cert_file = "/etc/reflejo/agent.crt"
+  key_file  = "/etc/reflejo/agent.key"
+}
+
+# The log goes to standard error. Level: trace, debug, info, warn, error, off.
+log {
+  level = "info"
+  json  = false
+}
+
+# Where disks are kept. On a file system without reflink (ext4, for one) the agent makes a
+# pool file of this size, formats it XFS and mounts it.
+pool {
+  path = "/var/lib/reflejo/pool" # default: "pool" in state_dir
+  size = "200GiB"                # default: four fifths of what is free when it is made
+}
+
+# What is never promised to servers: an amount or a share of what there is.
+reserve {
+  cpu    = "0.5" # cores
+  memory = "10%"
+  disk   = "0"
+}
+
+# How often the cores may be promised. Memory, disk and bandwidth are never promised twice.
+overcommit {
+  cpu = "1"
+}
+
+network {
+  # The interface towards the rest of the world, for NAT and published ports.
+  # Default: the one of the default route.
+  uplink = "eth0"
+
+  # What the uplink can carry, for admission and as the root of shaping. "0": not accounted.
+  ingress = "10gbit"
+  egress  = "10gbit"
+
+  # The range of the default network, for servers without `network`.
+  default_cidr = "10.90.0.0/16"
+}
+
+# User and group ids that servers get theirs from, 65,536 each. Nothing else on the host may
+# use them (see /etc/subuid); two agents on one kernel need two ranges.
+id_range {
+  first = 6553600
+  count = 268435456
+}
+
+# Programs, as names to look up or as paths. lxcfs = "" does without; then /proc inside a
+# server shows the host's memory and uptime.
+runtime {
+  runc  = "runc"
+  lxcfs = "lxcfs"
+}
