@@ -44,18 +44,11 @@ func (m *Manager) set(ctx context.Context, want vserver.ServerNetwork) error {
 	if err != nil {
 		return err
 	}
-	if err := m.claimable(want.ID, fresh); err != nil {
+	if err := m.claim(want.ID, fresh); err != nil {
 		return err
 	}
-	if err := m.dropPorts(want.ID, old.unwanted(want)); err != nil {
-		return err
-	}
-	for _, p := range plan.ports {
-		plan.rules.merge(movedRules(old.ports[p.id.NIC], p))
-	}
-	// Rules come first, so that a new port is never without them.
-	m.note(want, plan)
-	if err := m.nft.apply(plan.rules); err != nil {
+	if err := m.setRules(want, plan, old); err != nil {
+		m.forget(want.ID, fresh)
 		return err
 	}
 	m.forget(want.ID, gone)
@@ -63,6 +56,25 @@ func (m *Manager) set(ctx context.Context, want vserver.ServerNetwork) error {
 		return nil
 	}
 	return m.inside(func() error { return m.connect(ctx, want.Pid, plan, old) })
+}
+
+// setRules makes a server's rules. They come before its links, so that a port is never
+// without them; links that are not wanted any more go before theirs.
+func (m *Manager) setRules(want vserver.ServerNetwork, plan serverPlan, old *serverState) error {
+	if err := m.dropPorts(want.ID, old.unwanted(want)); err != nil {
+		return err
+	}
+	for _, p := range plan.ports {
+		plan.rules.merge(movedRules(old.ports[p.id.NIC], p))
+	}
+	m.note(want.ID, plan)
+	if err := m.nft.apply(plan.rules); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.wanted[want.ID] = want
+	return nil
 }
 
 func (s *serverState) clone() *serverState {
@@ -114,55 +126,53 @@ func movedRules(old portPlace, p portPlan) batch {
 }
 
 // note remembers what is being made, before it is: Remove must know of it.
-func (m *Manager) note(want vserver.ServerNetwork, plan serverPlan) {
+func (m *Manager) note(server string, plan serverPlan) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s := m.stateOf(want.ID)
+	s := m.stateOf(server)
 	for _, p := range plan.ports {
-		place := portPlace{noteOf(want.ID, p.link, s.ports[p.id.NIC].note.Class), p.network}
-		s.ports[p.id.NIC] = place
-		for _, q := range p.link.Publish {
-			s.published[keyOf(q)] = true
-		}
+		s.ports[p.id.NIC] = portPlace{noteOf(server, p.link, s.ports[p.id.NIC].note.Class), p.network}
 	}
-	m.wanted[want.ID] = want
 }
 
+// forget gives host ports back.
 func (m *Manager) forget(server string, gone []publishKey) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	s := m.stateOf(server)
 	for _, k := range gone {
-		delete(m.stateOf(server).published, k)
+		delete(s.published, k)
+	}
+	if len(s.ports) == 0 && len(s.published) == 0 && m.wanted[server].ID == "" {
+		delete(m.servers, server) // it was refused
 	}
 }
 
-// claimable tells whether a server may publish ports that it did not publish before.
-func (m *Manager) claimable(server string, fresh []publishKey) error {
+// claim takes host ports that a server did not publish before, if nobody has them.
+func (m *Manager) claim(server string, fresh []publishKey) error {
 	if len(fresh) == 0 {
 		return nil
 	}
+	var listening map[publishKey]bool
+	if err := m.inside(func() (err error) { listening, err = listeners(); return err }); err != nil {
+		return err
+	}
 	m.mu.Lock()
-	for id, s := range m.servers {
-		for _, k := range fresh {
+	defer m.mu.Unlock()
+	for _, k := range fresh {
+		if listening[k] {
+			return fault.New(fault.Exists, "publish host port %s: a program of the host listens on it: choose another", k)
+		}
+		for id, s := range m.servers {
 			if id != server && s.published[k] {
-				m.mu.Unlock()
 				return fault.New(fault.Exists, "publish host port %s: server %s has it: choose another", k, id)
 			}
 		}
 	}
-	m.mu.Unlock()
-	return m.inside(func() error {
-		listening, err := listeners()
-		if err != nil {
-			return err
-		}
-		for _, k := range fresh {
-			if listening[k] {
-				return fault.New(fault.Exists, "publish host port %s: a program of the host listens on it: choose another", k)
-			}
-		}
-		return nil
-	})
+	for _, k := range fresh {
+		m.stateOf(server).published[k] = true
+	}
+	return nil
 }
 
 // connect makes the links of a running server.

@@ -100,6 +100,9 @@ func checkServer(w vserver.ServerNetwork, c Config, networks map[string]vserver.
 			}
 			published[keyOf(p)] = true
 		}
+		if _, err := openingsOf(l); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -129,8 +132,7 @@ func checkLink(l vserver.Link, n vserver.Network) error {
 	if len(l.Allow) > maxOpen || len(l.Publish) > maxOpen {
 		return fault.Field(at, "%d allow and %d publish, at most %d each", len(l.Allow), len(l.Publish), maxOpen)
 	}
-	_, err = openingsOf(l)
-	return err
+	return nil
 }
 
 func checkPublish(l vserver.Link, p vserver.Publish, c Config) error {

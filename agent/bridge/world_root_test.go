@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os/exec"
 	"runtime"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -246,4 +247,75 @@ func unreachable(t *testing.T, ns netns.NsHandle, addr string) {
 func timedOut(err error) bool {
 	var ne net.Error
 	return errors.As(err, &ne) && ne.Timeout()
+}
+
+// allow reads "from protocol ports".
+func allow(lines ...string) []vserver.Allow {
+	var out []vserver.Allow
+	for _, l := range lines {
+		f := strings.Fields(l)
+		out = append(out, vserver.Allow{From: f[0], Protocol: f[1], Ports: f[2]})
+	}
+	return out
+}
+
+// publish reads "protocol host-port port".
+func publish(lines ...string) []vserver.Publish {
+	var out []vserver.Publish
+	for _, l := range lines {
+		var p vserver.Publish
+		fmt.Sscan(l, &p.Protocol, &p.HostPort, &p.Port)
+		out = append(out, p)
+	}
+	return out
+}
+
+// echoes sends a datagram and has it sent back.
+func echoes(t *testing.T, from, to netns.NsHandle, addr string, size int) {
+	t.Helper()
+	var l net.PacketConn
+	must(t, in(to, func() (err error) { l, err = net.ListenPacket("udp4", addr+":0"); return err }))
+	defer l.Close()
+	go func() {
+		buf := make([]byte, 65536)
+		for {
+			n, who, err := l.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			_, _ = l.WriteTo(buf[:n], who)
+		}
+	}()
+	var c net.Conn
+	must(t, in(from, func() (err error) { c, err = net.Dial("udp4", l.LocalAddr().String()); return err }))
+	defer c.Close()
+	for range 5 {
+		_, err := c.Write(make([]byte, size))
+		must(t, err)
+		must(t, c.SetReadDeadline(time.Now().Add(time.Second)))
+		if n, err := c.Read(make([]byte, 65536)); err == nil && n == size {
+			return
+		}
+	}
+	t.Fatalf("no datagram of %d bytes came back from %s", size, addr)
+}
+
+// stillFlows sends on an open connection and waits until the other side has acknowledged.
+func stillFlows(t *testing.T, c net.Conn) {
+	t.Helper()
+	_, err := c.Write(make([]byte, 1000))
+	must(t, err)
+	raw, err := c.(*net.TCPConn).SyscallConn()
+	must(t, err)
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		waiting := 0
+		must(t, raw.Control(func(fd uintptr) { waiting, err = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) }))
+		must(t, err)
+		if waiting == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the connection does not carry anything any more")
+		}
+	}
 }
