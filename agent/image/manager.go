@@ -34,8 +34,7 @@ type Config struct {
 	Transport http.RoundTripper
 	// Keychain has the credentials for registries; nil means the Docker config file of the agent's user.
 	Keychain authn.Keychain
-	// InUse counts the servers that were made from an image and exist. It is called with the manager's
-	// lock held and must not call the manager.
+	// InUse counts the servers that were made from an image and exist.
 	InUse func(imageID string) int
 	// Log receives what an operator should know; nil means nothing is logged.
 	Log hclog.Logger
@@ -211,51 +210,61 @@ func invalidName(name string) error {
 
 // Delete takes a name away from an image, and deletes the image with its last name. Outcomes besides
 // success: fault.NotFound; fault.Precondition while servers made from it exist, or if idOrName is the id
-// of an image with several names; fault.Aborted while an import of the same content is under way. Other
-// errors leave it half deleted: it is not found any more, and Delete of its id, an import of
-// the same content, or Recover finish the deletion.
+// of an image with several names; fault.Aborted while an import or a deletion of it is under way. Other
+// errors leave it half deleted: it is not found by name any more, and Delete of its id, an import of the same
+// content, or Recover finish the deletion.
 func (m *Manager) Delete(ctx context.Context, idOrName string) error {
-	r, last, err := m.beginDelete(idOrName)
+	id, last, err := m.beginDelete(idOrName)
 	if err != nil || !last {
 		return err
 	}
-	return m.finishDelete(ctx, r.ID)
+	// Asked without the lock: who counts servers may be asking us for an image. A server that is created
+	// just now and not counted fails for want of a base disk, or has its clone already.
+	if n := m.config.InUse(id); n > 0 {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		delete(m.leaving, id)
+		return fault.New(fault.Precondition, "delete image %q: %d servers were made from it: delete them first", idOrName, n)
+	}
+	return m.finishDelete(ctx, id)
 }
 
-// beginDelete makes the deletion durable; last tells that the base disk has to go too.
-func (m *Manager) beginDelete(idOrName string) (r record, last bool, err error) {
+// beginDelete finds what to delete. It takes the name away if there are others, else last is set, and
+// leaving[id] keeps imports and other deletions off.
+func (m *Manager) beginDelete(idOrName string) (id string, last bool, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	r, ok := m.records[idOrName]
 	if !ok || !r.Deleting {
 		var a alias
 		if r, a, err = m.find(idOrName); err != nil {
-			return r, false, err
+			return "", false, err
 		}
 		if err := ambiguous(r, idOrName, "delete"); err != nil {
-			return r, false, err
+			return "", false, err
 		}
 		if len(r.Names) > 1 {
-			return r, false, m.put(r.without(a.Name))
-		}
-		if n := m.config.InUse(r.ID); n > 0 {
-			return r, false, fault.New(fault.Precondition, "delete image %q: %d servers were made from it: delete them first", idOrName, n)
+			return r.ID, false, m.put(r.without(a.Name))
 		}
 	}
 	if m.busy[r.ID] > 0 || m.leaving[r.ID] {
-		return r, false, fault.New(fault.Aborted, "delete image %q: an import or a deletion of it is under way", idOrName)
-	}
-	r.Deleting = true
-	if err := m.put(r); err != nil {
-		return r, false, err
+		return "", false, fault.New(fault.Aborted, "delete image %q: an import or a deletion of it is under way", idOrName)
 	}
 	m.leaving[r.ID] = true
-	return r, true, nil
+	return r.ID, true, nil
 }
 
-// finishDelete removes the base disk, then the record. leaving[id] is set.
+// finishDelete makes the deletion durable, then removes the base disk, then the record. leaving[id] is set
+// and taken back.
 func (m *Manager) finishDelete(ctx context.Context, id string) error {
-	err := m.config.Bases.Remove(ctx, id)
+	m.mu.Lock()
+	r := m.records[id]
+	r.Deleting = true
+	err := m.put(r)
+	m.mu.Unlock()
+	if err == nil {
+		err = m.config.Bases.Remove(ctx, id)
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.leaving, id)
