@@ -20,7 +20,6 @@ func (n names) commands(testbed string, env []string) map[string]string {
 	}
 	commands["run"] = fmt.Sprintf("#!/bin/sh\n# Runs a command as the operator of the three hosts.\nexec env %s \\\n\tnsenter --net=%s -- \"$@\"\n",
 		strings.Join(quoted, " \\\n\t"), quote(n.netns(Operator)))
-	commands["logs"] = fmt.Sprintf("#!/bin/sh\n# Shows an agent's log: logs HOST [tail's options].\nhost=${1:?usage: logs HOST [tail options]}\nshift\nexec tail \"$@\" %s/\"$host\".log\n", quote(n.path("logs")))
 	return commands
 }
 
