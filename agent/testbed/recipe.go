@@ -34,7 +34,7 @@ var excluded = []string{
 // recipe is mmdebstrap's arguments, all but the suite's archive and the output.
 func (i Image) recipe() []string {
 	args := []string{
-		"--variant=minbase", "--quiet", "--include=" + strings.Join(i.Packages, ","),
+		"--variant=minbase", "--include=" + strings.Join(i.Packages, ","),
 		`--aptopt=Acquire::Languages "none"`, `--aptopt=Acquire::Retries "3"`,
 	}
 	for _, e := range excluded {
