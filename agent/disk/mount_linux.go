@@ -77,9 +77,14 @@ func cloneMount(of *os.File, set, clear uint64, userns *os.File) (*os.File, erro
 	return os.NewFile(uintptr(fd), of.Name()), nil
 }
 
-// place puts a detached mount on the directory name of dir. It follows no symbolic link.
+// place puts a detached mount on the directory name of dir ("" is dir itself). It follows
+// no symbolic link.
 func place(m, dir *os.File, name string) error {
-	if err := unix.MoveMount(int(m.Fd()), "", int(dir.Fd()), name, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+	flags := unix.MOVE_MOUNT_F_EMPTY_PATH
+	if name == "" {
+		flags |= unix.MOVE_MOUNT_T_EMPTY_PATH
+	}
+	if err := unix.MoveMount(int(m.Fd()), "", int(dir.Fd()), name, flags); err != nil {
 		return fmt.Errorf("place %s on %s/%s: %w", m.Name(), dir.Name(), name, err)
 	}
 	return nil
@@ -164,7 +169,15 @@ func makePrivate(path string) error {
 			return err
 		}
 		defer self.Close()
-		return place(self, dir, "")
+		if err := place(self, dir, ""); err != nil {
+			return err
+		}
+		// Now, not before: a mount that is put on a shared one becomes shared.
+		private := unix.MountAttr{Propagation: unix.MS_PRIVATE}
+		if err := unix.MountSetattr(int(self.Fd()), "", unix.AT_EMPTY_PATH, &private); err != nil {
+			return fmt.Errorf("make %s private: %w", path, err)
+		}
+		return nil
 	}
 	return nil
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/reflejo/terraform-provider-reflejo/agent/image"
 	"github.com/reflejo/terraform-provider-reflejo/agent/vserver"
 	"github.com/reflejo/terraform-provider-reflejo/agent/vserver/vservertest"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -46,7 +47,8 @@ func tempDir(t testing.TB) string {
 	return dir
 }
 
-// unmountBelow unmounts everything in dir, newest first.
+// unmountBelow unmounts everything in dir, newest first. A new mount namespace of some
+// other program can keep a copy of a pool for a moment, and with it the file system below.
 func unmountBelow(t testing.TB, dir string) {
 	t.Helper()
 	all, err := mounts()
@@ -55,7 +57,9 @@ func unmountBelow(t testing.TB, dir string) {
 	for _, m := range all {
 		if strings.HasPrefix(m.Point, dir+"/") {
 			if err := unmountPatiently(m.Point, busyPatience); err != nil {
-				t.Error(err, unmount(m.Point, true))
+				if lazyErr := unmount(m.Point, true); lazyErr != nil {
+					t.Error(err, lazyErr)
+				}
 			}
 		}
 	}
@@ -257,25 +261,37 @@ func TestTwoPools(t *testing.T) {
 	}
 }
 
-// The mounts of a pool do not appear in other mount namespaces.
+// The mounts of a pool do not appear in other mount namespaces, even if everything around
+// it is shared with them, as it is under systemd.
 func TestMountsArePrivate(t *testing.T) {
-	p := open(t, testConfig(t))
+	dir := tempDir(t)
+	shared := filepath.Join(dir, "shared")
+	must(t, os.Mkdir(shared, 0o711))
+	must(t, unix.Mount(shared, shared, "", unix.MS_BIND, ""))
+	must(t, unix.Mount("", shared, "", unix.MS_SHARED, ""))
+	cfg := Config{Path: filepath.Join(shared, "pool"), RunDir: filepath.Join(shared, "run"), PoolSize: MinPoolSize}
+	p := open(t, cfg)
 	buildBase(t, p)
-	_, err := p.Attach(t.Context(), newDisk(t, p), testIDs)
+	id := newDisk(t, p)
+	_, err := p.Attach(t.Context(), id, testIDs)
+	must(t, err)
+	p = reopen(t, p) // binds nothing a second time
+	must(t, p.Detach(t.Context(), id))
+	_, err = p.Attach(t.Context(), id, testIDs)
 	must(t, err)
 	all, err := mounts()
 	must(t, err)
 	seen := 0
 	for _, m := range all {
-		if strings.HasPrefix(m.Point, filepath.Dir(p.cfg.Path)) {
+		if strings.HasPrefix(m.Point, shared+"/") {
 			seen++
 			if m.Shared {
 				t.Errorf("%s is shared", m.Point)
 			}
 		}
 	}
-	if seen < 3 {
-		t.Errorf("%d mounts, want the pool and two of the disk", seen)
+	if seen != 5 {
+		t.Errorf("%d mounts, want two binds, the pool and two of the disk", seen)
 	}
 }
 
