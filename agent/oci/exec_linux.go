@@ -28,7 +28,8 @@ const (
 	killLimit    = 5 * time.Second // from the end of a command's context to the end of waiting for it
 )
 
-// Exec runs a command in a running server; see vserver.Commands. When ctx ends that
+// Exec runs a command in a running server; see vserver.Commands. It returns when the
+// command has ended and nothing that it left behind holds its output. When ctx ends that
 // process (not what it started, nor anything else) is killed and ctx's error returned.
 // A Read of Stdin that is under way when the command ends goes on until the caller closes
 // it. fault.NotFound or fault.Precondition: the server does not run; fault.Invalid: there
@@ -145,7 +146,7 @@ func execProcess(s runState, cmd vserver.Command) (*specs.Process, error) {
 		Env:          commandEnv(a, cmd.TTY, cmd.Env),
 		Cwd:          dir,
 		Capabilities: capabilities(a.UID),
-		Rlimits:      rlimits(),
+		Rlimits:      rlimits(openFiles()),
 	}
 	if cmd.TTY && cmd.Rows > 0 && cmd.Columns > 0 {
 		p.ConsoleSize = &specs.Box{Height: uint(cmd.Rows), Width: uint(cmd.Columns)}
@@ -336,50 +337,26 @@ func (e *execution) killPid(pid int) bool {
 	return unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) == nil
 }
 
-// quiet is how long output may pause after its command has ended before we stop
-// listening: a background process that the command left behind may hold the pipe for good.
-const quiet = 100 * time.Millisecond
-
-// output copies one stream to its writer.
+// output copies one stream to its writer until nobody can write to it any more.
 type output struct {
-	from  *os.File
-	to    io.Writer
-	ended chan struct{} // closed when the command has ended
-	done  chan struct{}
+	from *os.File
+	to   io.Writer
+	done chan struct{} // nil before start
 }
 
 func (o *output) start() {
-	o.ended, o.done = make(chan struct{}), make(chan struct{})
-	go o.copy()
+	o.done = make(chan struct{})
+	go func() {
+		defer close(o.done)
+		if _, err := io.Copy(o.to, o.from); err != nil {
+			_, _ = io.Copy(io.Discard, o.from) // nobody listens any more; the command must not block
+		}
+	}()
 }
 
-func (o *output) copy() {
-	defer close(o.done)
-	buf := make([]byte, 32<<10)
-	for {
-		select {
-		case <-o.ended:
-			_ = o.from.SetReadDeadline(time.Now().Add(quiet))
-		default:
-		}
-		n, err := o.from.Read(buf)
-		if n > 0 {
-			if _, werr := o.to.Write(buf[:n]); werr != nil {
-				_, _ = io.Copy(io.Discard, o.from) // nobody listens any more; the command must not block
-				return
-			}
-		}
-		if err != nil {
-			return // end of file, EIO of a terminal whose other side is closed, or quiet for long enough
-		}
-	}
-}
-
-// finish is called when the command has ended.
+// finish is called when the runtime has ended: what is left in the stream is the last of it.
 func (o *output) finish() {
 	if o.done != nil {
-		close(o.ended)
-		_ = o.from.SetReadDeadline(time.Now().Add(quiet)) // wakes a read that waits
 		<-o.done
 	}
 	_ = o.from.Close()

@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -157,16 +156,14 @@ func setHostname(pid int, name string) error {
 		return fmt.Errorf("set host name: %w", err)
 	}
 	defer closeFD(fd)
-	result := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with this goroutine
+	err = onThread(func() error {
 		err := unix.Setns(fd, unix.CLONE_NEWUTS)
 		if err == nil && !ownHostname() {
 			err = unix.Sethostname([]byte(name))
 		}
-		result <- err
-	}()
-	if err := <-result; err != nil && err != unix.ESRCH {
+		return err
+	})
+	if err != nil && err != unix.ESRCH {
 		return fmt.Errorf("set host name: %w", err)
 	}
 	return nil

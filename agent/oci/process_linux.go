@@ -92,3 +92,12 @@ func control(file *os.File, f func(fd int) error) error {
 	}
 	return ferr
 }
+
+// openFiles is this process's hard limit of open files.
+func openFiles() uint64 {
+	var l unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
+		return openFilesSoft
+	}
+	return l.Max
+}

@@ -203,7 +203,7 @@ func (r *Runtime) writeBundle(c vserver.Container) error {
 	defer func() { _ = root.Close() }()
 	in := specInput{
 		Container: c, Launch: findLaunch(root, c.Init), CgroupPath: "/reflejo/" + c.ID,
-		Unified: r.unified, InitBinary: r.cfg.InitBinary, Arch: runtime.GOARCH,
+		Unified: r.unified, InitBinary: r.cfg.InitBinary, Arch: runtime.GOARCH, OpenFiles: openFiles(),
 	}
 	if r.cfg.CgroupPath != nil {
 		in.CgroupPath = r.cfg.CgroupPath(c.ID)

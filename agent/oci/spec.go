@@ -8,8 +8,8 @@ import (
 	"github.com/reflejo/terraform-provider-reflejo/agent/vserver"
 )
 
-// openFiles is RLIMIT_NOFILE inside: the soft limit is what select(2) users survive, the
-// hard one what PostgreSQL or a proxy may ask for, as systemd sets them.
+// RLIMIT_NOFILE inside: the soft limit is what select(2) users survive, the hard one what
+// PostgreSQL or a proxy may ask for, as systemd sets them.
 const (
 	openFilesSoft = 1024
 	openFilesHard = 524288
@@ -27,6 +27,7 @@ type specInput struct {
 	Unified    bool   // the host has cgroup v2 only
 	InitBinary string // host path of the reflejo binary
 	View       string // mount point of lxcfs, "" without
+	OpenFiles  uint64 // the agent's own hard limit: without CAP_SYS_RESOURCE nobody can give more
 	Arch       string // as runtime.GOARCH
 }
 
@@ -45,7 +46,7 @@ func buildSpec(in specInput) *specs.Spec {
 			Env:          initEnv(c.Env),
 			Cwd:          in.Launch.dir(c.Dir),
 			Capabilities: capabilities(0),
-			Rlimits:      rlimits(),
+			Rlimits:      rlimits(in.OpenFiles),
 			// Set-user-id programs (sudo, su, ping) are part of an operating system.
 			NoNewPrivileges: false,
 			OOMScoreAdj:     &oom, // the server's own memory limit decides, not the agent's score
@@ -95,9 +96,10 @@ func hasEnv(env []string, name string) bool {
 	return false
 }
 
-func rlimits() []specs.POSIXRlimit {
+// rlimits of init and of commands; most is the largest number of files that can be set.
+func rlimits(most uint64) []specs.POSIXRlimit {
 	return []specs.POSIXRlimit{
-		{Type: "RLIMIT_NOFILE", Soft: openFilesSoft, Hard: openFilesHard},
+		{Type: "RLIMIT_NOFILE", Soft: min(openFilesSoft, most), Hard: min(openFilesHard, most)},
 		{Type: "RLIMIT_CORE", Soft: 0, Hard: 0}, // the host's core_pattern would run on the host
 	}
 }

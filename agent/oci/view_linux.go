@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -221,23 +220,18 @@ func insideMounts(s runState, f func() error) error {
 		return err
 	}
 	defer p.Close()
-	result := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with this goroutine
-		result <- func() error {
-			if err := unix.Unshare(unix.CLONE_FS); err != nil {
-				return fmt.Errorf("unshare: %w", err)
+	return onThread(func() error {
+		if err := unix.Unshare(unix.CLONE_FS); err != nil {
+			return fmt.Errorf("unshare: %w", err)
+		}
+		if err := control(p.file, func(fd int) error { return unix.Setns(fd, unix.CLONE_NEWNS) }); err != nil {
+			if err == unix.ESRCH {
+				return errGone
 			}
-			if err := control(p.file, func(fd int) error { return unix.Setns(fd, unix.CLONE_NEWNS) }); err != nil {
-				if err == unix.ESRCH {
-					return errGone
-				}
-				return fmt.Errorf("enter mount namespace: %w", err)
-			}
-			return f()
-		}()
-	}()
-	return <-result
+			return fmt.Errorf("enter mount namespace: %w", err)
+		}
+		return f()
+	})
 }
 
 // unbind takes every FUSE file off the view's paths, so that the kernel's own show again.
