@@ -35,7 +35,7 @@ type hosts struct {
 }
 
 func newHosts() *hosts {
-	return &hosts{byName: map[string]*host{}, placement: placement{tentative: map[string]room{}}, claims: claims{owner: map[string]string{}}}
+	return &hosts{byName: map[string]*host{}, claims: claims{owner: map[string]string{}}}
 }
 
 func (h *hosts) add(name string, client *api.Client) {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	reflejov1 "github.com/reflejo/terraform-provider-reflejo/agent/api/reflejo/v1"
 	"github.com/reflejo/terraform-provider-reflejo/agent/fault"
@@ -114,67 +115,91 @@ func rank(ask room, candidates []candidate) []candidate {
 	return usable
 }
 
-// placement chooses hosts, one server at a time, and counts what it has chosen until the
-// agent counts it. So servers that are created at once spread.
+// snapshotFor is for how long the hosts' own figures are believed while servers are being placed.
+const snapshotFor = 20 * time.Second
+
+// placement chooses hosts, one server at a time. While creations are under way it does not
+// ask the hosts again, since nobody could say which of them their answers already count:
+// it counts itself, from one look at them. So servers that are created at once spread evenly.
 type placement struct {
-	mu        sync.Mutex
-	tentative map[string]room
+	mu       sync.Mutex
+	underway int
+	taken    time.Time
+	room     map[string]described // by host
+	placed   map[string]room      // since the look
 }
 
-// choose picks a host for the spec that is not in refused, and counts the server there
-// until done is called. The error is fault.Exhausted and says of each host why it can't be.
-func (h *hosts) choose(ctx context.Context, spec *reflejov1.ServerSpec, refused map[string]string) (chosen *host, done func(), err error) {
-	h.placement.mu.Lock()
-	defer h.placement.mu.Unlock()
-	ask := asked(spec)
-	candidates := h.candidates(ctx, spec, ask)
-	for i, c := range candidates {
-		if why, ok := refused[c.name]; ok {
-			candidates[i].reason = why
+type described struct {
+	free, capacity room
+	servers        int64
+	err            error
+}
+
+// choose picks a host for the spec that is not in refused, and counts the server there.
+// settled must be called once with whether the host took it. The error is fault.Exhausted
+// and says of each host why it can't be.
+func (h *hosts) choose(ctx context.Context, spec *reflejov1.ServerSpec, refused map[string]string) (chosen *host, settled func(taken bool), err error) {
+	p := &h.placement
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	need := asked(spec)
+	var ranked, candidates []candidate
+	for fresh := p.underway == 0 || time.Since(p.taken) > snapshotFor; ; fresh = true {
+		if fresh {
+			h.look(ctx)
+		}
+		candidates = h.candidates(ctx, spec, need, refused)
+		if ranked = rank(need, candidates); len(ranked) > 0 || fresh {
+			break
 		}
 	}
-	ranked := rank(ask, candidates)
 	if len(ranked) == 0 {
 		return nil, nil, noRoom(spec.GetName(), candidates)
 	}
-	name := ranked[0].name
-	h.placement.tentative[name] = h.placement.tentative[name].plus(ask)
-	var once sync.Once
-	return h.byName[name], func() {
-		once.Do(func() {
-			h.placement.mu.Lock()
-			defer h.placement.mu.Unlock()
-			h.placement.tentative[name] = h.placement.tentative[name].minus(ask)
-		})
+	name, look := ranked[0].name, p.taken
+	p.placed[name] = p.placed[name].plus(need)
+	p.underway++
+	return h.byName[name], func(taken bool) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.underway--
+		if !taken && p.taken.Equal(look) {
+			p.placed[name] = p.placed[name].minus(need)
+		}
 	}, nil
 }
 
-// candidates asks every host for its room and whether it has the image and the networks.
-func (h *hosts) candidates(ctx context.Context, spec *reflejov1.ServerSpec, ask room) []candidate {
-	answers := each(ctx, h, h.names(), func(ctx context.Context, one *host) (candidate, error) {
-		described, err := one.describe(ctx)
-		if err != nil {
-			return candidate{}, err
-		}
-		c := candidate{free: roomOf(described.GetFree()), capacity: roomOf(described.GetCapacity()), servers: int64(described.GetServers())}
-		c.reason, err = missing(ctx, one, spec)
-		return c, err
-	})
-	candidates := make([]candidate, 0, len(answers))
-	for _, a := range answers {
-		c := a.value
-		c.name = a.name
-		if a.err != nil {
-			c.reason = a.err.Error()
-		}
-		tentative := h.placement.tentative[a.name]
-		c.free, c.servers = c.free.minus(tentative), c.servers+tentative.servers
-		if short := shortages(ask, c.free, c.capacity); c.reason == "" && len(short) > 0 {
+// look asks all hosts for their room. h.placement.mu is held.
+func (h *hosts) look(ctx context.Context) {
+	p := &h.placement
+	p.taken, p.room, p.placed = time.Now(), map[string]described{}, map[string]room{}
+	for _, a := range each(ctx, h, h.names(), func(ctx context.Context, one *host) (*reflejov1.Host, error) { return one.describe(ctx) }) {
+		p.room[a.name] = described{free: roomOf(a.value.GetFree()), capacity: roomOf(a.value.GetCapacity()), servers: int64(a.value.GetServers()), err: a.err}
+	}
+}
+
+// candidates judges every host by the last look at it and by whether it has the image and
+// the networks. h.placement.mu is held.
+func (h *hosts) candidates(ctx context.Context, spec *reflejov1.ServerSpec, need room, refused map[string]string) []candidate {
+	p := &h.placement
+	candidates := make([]candidate, 0, len(p.room))
+	for _, name := range sortedKeys(p.room) {
+		seen, placed := p.room[name], p.placed[name]
+		c := candidate{name: name, free: seen.free.minus(placed), capacity: seen.capacity, servers: seen.servers + placed.servers}
+		short := shortages(need, c.free, c.capacity)
+		switch why, ok := refused[name]; {
+		case ok:
+			c.reason = why
+		case seen.err != nil:
+			c.reason = seen.err.Error()
+		case len(short) > 0:
 			words := make([]string, len(short))
 			for i, s := range short {
 				words[i] = s.String()
 			}
 			c.reason = strings.Join(words, "; ")
+		default:
+			c.reason = missing(ctx, h.byName[name], spec)
 		}
 		candidates = append(candidates, c)
 	}
@@ -182,27 +207,27 @@ func (h *hosts) candidates(ctx context.Context, spec *reflejov1.ServerSpec, ask 
 }
 
 // missing says what the host lacks for a server of the spec, "" if nothing.
-func missing(ctx context.Context, h *host, spec *reflejov1.ServerSpec) (string, error) {
+func missing(ctx context.Context, h *host, spec *reflejov1.ServerSpec) string {
 	_, err := ask(ctx, h, h.Images.GetImage, &reflejov1.GetImageRequest{Id: spec.GetImage()})
 	if fault.Is(err, fault.NotFound) {
-		return "it has no image " + spec.GetImage(), nil
-	}
-	if err != nil {
-		return "", err
+		return "it has no image " + spec.GetImage()
 	}
 	for _, nic := range spec.GetNetwork() {
+		if err != nil {
+			break
+		}
 		if nic.GetNetwork() == "" {
 			continue
 		}
-		_, err := ask(ctx, h, h.Networks.GetNetwork, &reflejov1.GetNetworkRequest{Id: nic.GetNetwork()})
+		_, err = ask(ctx, h, h.Networks.GetNetwork, &reflejov1.GetNetworkRequest{Id: nic.GetNetwork()})
 		if fault.Is(err, fault.NotFound) {
-			return "it has no network " + nic.GetNetwork(), nil
-		}
-		if err != nil {
-			return "", err
+			return "it has no network " + nic.GetNetwork()
 		}
 	}
-	return "", nil
+	if err != nil {
+		return err.Error()
+	}
+	return ""
 }
 
 func noRoom(server string, candidates []candidate) error {

@@ -100,7 +100,7 @@ func (r *serverResource) Create(ctx context.Context, req resource.CreateRequest,
 	}
 	save(server)
 	last, err := h.settle(ctx, server)
-	if last.GetState() == "failed" {
+	if creationFailed(last) {
 		r.undo(context.WithoutCancel(ctx), h, last, resp)
 		return
 	}
@@ -108,6 +108,13 @@ func (r *serverResource) Create(ctx context.Context, req resource.CreateRequest,
 		resp.Diagnostics.Append(notSettled(err, timeout, last, "is not ready yet", "The resource is created; the host carries on, and the next plan or apply shows how it went."))
 	}
 	save(last)
+}
+
+// creationFailed reports whether the server will never be made: the host may still be
+// clearing away what it had made when it says so.
+func creationFailed(s *reflejov1.Server) bool {
+	op := s.GetOperation()
+	return s.GetState() == "failed" || (op.GetKind() == "create" && op.GetError() != "")
 }
 
 // create sends the request until a host took it. With a host in the error case, that host
@@ -122,12 +129,12 @@ func (r *serverResource) create(ctx context.Context, name types.String, spec *re
 	}
 	refused := map[string]string{}
 	for {
-		h, done, err := r.hosts.choose(ctx, spec, refused)
+		h, placed, err := r.hosts.choose(ctx, spec, refused)
 		if err != nil {
 			return nil, nil, err
 		}
 		maybe, server, err := h.create(ctx, spec)
-		done()
+		placed(err == nil || maybe != nil)
 		if !fault.Is(err, fault.Exhausted) || maybe != nil {
 			return maybe, server, err
 		}

@@ -321,7 +321,9 @@ func (k *kernel) Remove(_ context.Context, id string) error {
 	return nil
 }
 
-func (k *kernel) Usage(context.Context, string) (map[string]vserver.LinkUsage, error) { return nil, nil }
+func (k *kernel) Usage(context.Context, string) (map[string]vserver.LinkUsage, error) {
+	return nil, nil
+}
 
 func (k *kernel) List(context.Context) (vserver.NetworkInventory, error) {
 	k.mu.Lock()
@@ -458,7 +460,7 @@ func (s *imageStore) Import(ctx context.Context, name, source, checksum string, 
 	return s.put(ctx, name, source, checksum, content)
 }
 
-func (s *imageStore) Upload(ctx context.Context, name, source, checksum string, content io.Reader) (image.Info, error) {
+func (s *imageStore) Upload(ctx context.Context, name, source, checksum string, _ int64, content io.Reader, _ image.Progress) (image.Info, error) {
 	text, err := io.ReadAll(content)
 	if err != nil {
 		return image.Info{}, err
@@ -503,7 +505,7 @@ func (s *imageStore) List() []image.Info {
 	return list
 }
 
-func (s *imageStore) Rename(_ context.Context, idOrName, name string) (image.Info, error) {
+func (s *imageStore) Rename(idOrName, name string) (image.Info, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	info, err := s.get(idOrName)
