@@ -193,7 +193,7 @@ func (s socketAt) Path() string { return string(s) }
 
 // writeBundle decides how the server starts and writes its configuration.
 func (r *Runtime) writeBundle(c vserver.Container) error {
-	if err := reachable(c.Rootfs); err != nil {
+	if err := reachable(c.Rootfs, c.IDs); err != nil {
 		return err
 	}
 	root, err := openRoot(c.Rootfs)
@@ -250,14 +250,17 @@ func findLaunch(root *rootDir, entry []string) launch {
 }
 
 // reachable makes sure that the server's root, who is nobody on the host, may walk to
-// its root directory: the runtime enters it as that user.
-func reachable(rootfs string) error {
+// its root directory: the runtime enters it as that user. Directories may be open to all, or
+// to the group of the server's root alone.
+func reachable(rootfs string, ids vserver.IDRange) error {
 	for dir := filepath.Dir(rootfs); ; dir = filepath.Dir(dir) {
 		st, err := os.Stat(dir)
 		if err != nil {
 			return fmt.Errorf("check path of root file system: %w", err)
 		}
-		if st.Mode().Perm()&0o001 == 0 {
+		stat, ok := st.Sys().(*syscall.Stat_t)
+		group := ok && stat.Gid == ids.First && st.Mode().Perm()&0o010 != 0
+		if st.Mode().Perm()&0o001 == 0 && !group {
 			return fmt.Errorf("check path of root file system: %s is closed to the server's users (mode %#o, needs at least 0711)", dir, st.Mode().Perm())
 		}
 		if dir == filepath.Dir(dir) {
