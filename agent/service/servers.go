@@ -8,6 +8,7 @@ import (
 
 	reflejov1 "github.com/reflejo/terraform-provider-reflejo/agent/api/reflejo/v1"
 	"github.com/reflejo/terraform-provider-reflejo/agent/fault"
+	"github.com/reflejo/terraform-provider-reflejo/agent/image"
 	"github.com/reflejo/terraform-provider-reflejo/agent/vserver"
 )
 
@@ -155,10 +156,17 @@ func (h *serverHandler) serverNamed(v vserver.View, image string) *reflejov1.Ser
 	return server
 }
 
+// imageNames are the images' oldest names, as Images.Get gives one.
 func (h *serverHandler) imageNames() map[string]string {
-	names := map[string]string{}
+	oldest := map[string]image.Info{}
 	for _, i := range h.s.cfg.Images.List() {
-		names[i.ID] = i.Name
+		if o, ok := oldest[i.ID]; !ok || i.Created.Before(o.Created) {
+			oldest[i.ID] = i
+		}
+	}
+	names := map[string]string{}
+	for id, i := range oldest {
+		names[id] = i.Name
 	}
 	return names
 }
