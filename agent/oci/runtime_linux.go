@@ -250,7 +250,7 @@ func findLaunch(root *rootDir, entry []string) launch {
 }
 
 // reachable makes sure that the server's root, who is nobody on the host, may walk to
-// its root directory: the runtime enters it as that user. Directories may be open to all, or
+// its root directory: the runtime enters it as that user and group. Directories may be open to all, or
 // to the group of the server's root alone.
 func reachable(rootfs string, ids vserver.IDRange) error {
 	for dir := filepath.Dir(rootfs); ; dir = filepath.Dir(dir) {
