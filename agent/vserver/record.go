@@ -76,6 +76,11 @@ func (r Record) clone() Record {
 	return r
 }
 
+// undone: nothing is left of a creation that failed.
+func (r *Record) undone() {
+	r.Phase, r.Spec.FirstBoot.UserData, r.Operation.Done = PhaseFailed, "", true
+}
+
 // holds is the spec that admission of others must count: while a change is under way that
 // can still fail, the larger of what was and what is to be, so that falling back is always possible.
 func (r Record) holds() Spec {

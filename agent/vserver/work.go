@@ -114,7 +114,11 @@ func (s *server) fallBack(ctx context.Context, err error) error {
 	s.mu.Unlock()
 	switch rec.Phase {
 	case PhaseCreate, PhaseUndo:
-		undo := func(r *Record) { r.Phase, r.Force = PhaseUndo, true; r.Operation.fail(err) }
+		undo := func(r *Record) {
+			r.Phase, r.Force = PhaseUndo, true
+			r.Operation.fail(err)
+			r.Operation.Done = false // only when all is taken back
+		}
 		if saveErr := s.save(undo); saveErr != nil {
 			return errors.Join(err, saveErr)
 		}
@@ -122,9 +126,9 @@ func (s *server) fallBack(ctx context.Context, err error) error {
 			if ctx.Err() == nil {
 				s.m.cfg.Log.Error("take back a failed creation", "server", s.id, "error", undoErr)
 			}
-			return errors.Join(err, undoErr)
+			return errors.Join(err, undoErr, s.save(func(r *Record) { r.Operation.Done = true }))
 		}
-		return errors.Join(err, s.save(func(r *Record) { r.Phase = PhaseFailed; r.Spec.FirstBoot.UserData = "" }))
+		return errors.Join(err, s.save((*Record).undone))
 	case PhaseDelete:
 		return errors.Join(err, s.save(func(r *Record) { r.Operation.fail(err) }))
 	}
@@ -177,7 +181,7 @@ func (s *server) settle(failed error) error {
 	err := s.save(func(r *Record) {
 		switch {
 		case r.Phase == PhaseUndo:
-			r.Phase, r.Spec.FirstBoot.UserData = PhaseFailed, ""
+			r.undone()
 			return
 		case failed != nil:
 			r.Operation.fail(failed)
