@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"sync"
 
 	"connectrpc.com/connect"
@@ -24,14 +25,14 @@ func (a *app) execCommand() *cobra.Command {
 	start := &reflejov1.ExecStart{}
 	var noInput bool
 	c := &cobra.Command{
-		Use:   "exec SERVER [flags] -- PROGRAM [ARGUMENTS]",
+		Use:   "exec [flags] SERVER [--] PROGRAM [ARGUMENTS]",
 		Short: "Run a program in a server",
 		Long: `Run a program in a running server. The exit code is the program's, or 125 if it
 did not run. With a terminal on both ends the program gets a terminal, too.`,
 		Example: "  reflejo server exec web -- systemctl status\n  tar c . | reflejo server exec web -- tar x -C /srv",
 		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) < 2 {
-				return &usageError{errors.New("want a server and a program")}
+			if _, err := program(args); err != nil {
+				return &usageError{err}
 			}
 			return nil
 		},
@@ -40,7 +41,7 @@ did not run. With a terminal on both ends the program gets a terminal, too.`,
 			if !c.Flags().Changed("tty") {
 				start.Tty = isTerminal(a.in) && isTerminal(a.out) && !noInput
 			}
-			start.Argv = args[1:]
+			start.Argv, _ = program(args) // checked above
 			code, err := a.exec(c.Context(), args[0], start, noInput)
 			if err != nil {
 				return &exitError{execFailed, err}
@@ -52,13 +53,26 @@ did not run. With a terminal on both ends the program gets a terminal, too.`,
 		},
 	}
 	f := c.Flags()
-	f.SetInterspersed(false) // the program's flags are its own, with or without --
+	f.SetInterspersed(false) // what follows the server is the program's own, with or without --
 	f.BoolVarP(&start.Tty, "tty", "t", false, "give the program a terminal (default: if there is one here)")
 	f.BoolVarP(&noInput, "no-stdin", "n", false, "give the program no input")
 	f.StringVarP(&start.User, "user", "u", "", "user that runs it: a name, \"uid\" or \"uid:gid\" (default: root)")
 	f.StringVarP(&start.Dir, "workdir", "w", "", "directory it runs in")
 	f.StringArrayVarP(&start.Env, "env", "e", nil, "NAME=value for its environment, may be repeated")
 	return c
+}
+
+// program is what follows the server.
+func program(args []string) ([]string, error) {
+	if len(args) > 1 && args[1] == "--" {
+		args = append(args[:1:1], args[2:]...)
+	} else if len(args) > 1 && strings.HasPrefix(args[1], "-") {
+		return nil, fmt.Errorf("%s: flags go before the server", args[1])
+	}
+	if len(args) < 2 {
+		return nil, errors.New("want a server and a program")
+	}
+	return args[1:], nil
 }
 
 func isTerminal(v any) bool {

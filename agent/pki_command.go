@@ -228,7 +228,7 @@ func (a *app) printCertificates(views []certificateView, now time.Time) error {
 	for _, v := range views {
 		left := "ended"
 		if !v.Ended {
-			left = fmt.Sprintf("%d days", int(v.NotAfter.Sub(now).Hours()/24))
+			left = fmt.Sprintf("%.0f days", v.NotAfter.Sub(now).Hours()/24)
 		}
 		rows = append(rows, []string{v.File, dash(v.Identity), dash(strings.Join(v.Addresses, ",")), v.NotAfter.Format(time.RFC3339), left})
 	}
