@@ -22,7 +22,6 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
 
-	"github.com/reflejo/terraform-provider-reflejo/agent/console"
 	"github.com/reflejo/terraform-provider-reflejo/agent/vserver"
 )
 
@@ -322,4 +321,6 @@ func readLog(h *testHost, id string) (string, error) {
 	return b.String(), errors.Join(err, r.Close())
 }
 
-var _ = console.LogHalf
+func mkfifo(path string) error { return unix.Mkfifo(path, 0o644) }
+
+func mknodNull(path string) error { return unix.Mknod(path, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))) }
