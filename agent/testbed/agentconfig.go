@@ -40,7 +40,6 @@ log {
 }
 pool {
   path = %q
-  size = "40GiB"
 }
 reserve {
   cpu    = "0"
@@ -57,7 +56,7 @@ id_range {
 }
 %s`,
 		host, Endpoint(host), Address(host),
-		n.hostPath(host, "state"), n.hostPath(host, "run"), n.cgroup(host), imageDir, n.path("images"),
+		n.hostPath(host, "state"), n.runDir(host), n.cgroup(host), imageDir, n.path("images"),
 		Address(Operator), RegistryPort,
 		n.path("pki", "ca.crt"), n.path("pki", host+".crt"), n.path("pki", host+".key"),
 		n.hostPath(host, "pool"), linkName,

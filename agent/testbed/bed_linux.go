@@ -105,6 +105,7 @@ func (b *Bed) Down(ctx context.Context) error {
 	if err := errors.Join(append(errs, unmount(b.n.pinDir()))...); err != nil {
 		return err
 	}
+	_ = os.Remove(runRoot) // the last bed takes it along
 	return os.RemoveAll(b.n.Dir)
 }
 

@@ -50,7 +50,10 @@ func (h *Host) LogFile() string { return h.bed.n.logFile(h.name) }
 func (h *Host) agentFile() string  { return filepath.Join(h.Dir(), "agent.pid") }
 func (h *Host) downFile() string   { return filepath.Join(h.Dir(), "down") }
 func (h *Host) configFile() string { return filepath.Join(h.Dir(), "agent.hcl") }
-func (h *Host) runDir() string     { return filepath.Join(h.Dir(), "run") }
+
+// runDir is what a boot forgets. It is outside of the bed's directory, as the path to a
+// server's root must be open to the server's users, and a checkout may be in a closed home.
+func (h *Host) runDir() string { return h.bed.n.runDir(h.name) }
 
 func (h *Host) belonging() belonging {
 	return belonging{netns: namespaceID(h.Netns()), mountns: namespaceID(h.Mountns()), cgroup: "/" + h.Cgroup()}
@@ -152,6 +155,9 @@ func (h *Host) destroy(ctx context.Context) error {
 		return err
 	}
 	if err := h.kill(ctx); err != nil {
+		return err
+	}
+	if err := os.Remove(h.runDir()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	return dropNetns(h.Netns())
@@ -271,7 +277,7 @@ func (h *Host) Inventory() (found inventory.Inventory, err error) {
 		mountns = ""
 	}
 	err = Inside(h.Netns(), mountns, func() error {
-		found, err = inventory.Take(inventory.Scope{Dirs: []string{h.Dir()}, Cgroup: h.Cgroup(), Namespaces: true})
+		found, err = inventory.Take(inventory.Scope{Dirs: []string{h.Dir(), h.runDir()}, Cgroup: h.Cgroup(), Namespaces: true})
 		return err
 	})
 	return found, err

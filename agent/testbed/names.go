@@ -27,6 +27,9 @@ const linkName = "eth0"
 // netnsDir is where `ip netns` looks for network namespaces.
 const netnsDir = "/run/netns"
 
+// runRoot has the directories that hosts mount their file system for a boot on.
+const runRoot = "/run/reflejo-testbed"
+
 // prefixBits is the length of the management network's prefix, 198.18.0.0/24.
 const prefixBits = 24
 
@@ -84,6 +87,9 @@ func (n names) path(parts ...string) string {
 }
 func (n names) hostPath(host string, parts ...string) string {
 	return n.path(append([]string{"hosts", host}, parts...)...)
+}
+func (n names) runDir(host string) string {
+	return filepath.Join(runRoot, n.prefixed(host))
 }
 func (n names) logFile(host string) string { return n.path("logs", host+".log") }
 
