@@ -268,6 +268,7 @@ func TestMountsArePrivate(t *testing.T) {
 	shared := filepath.Join(dir, "shared")
 	must(t, os.Mkdir(shared, 0o711))
 	must(t, unix.Mount(shared, shared, "", unix.MS_BIND, ""))
+	must(t, unix.Mount("", shared, "", unix.MS_PRIVATE, "")) // not shared with the mount around it
 	must(t, unix.Mount("", shared, "", unix.MS_SHARED, ""))
 	cfg := Config{Path: filepath.Join(shared, "pool"), RunDir: filepath.Join(shared, "run"), PoolSize: MinPoolSize}
 	p := open(t, cfg)
