@@ -57,15 +57,22 @@ func Tables() []Table {
 }
 
 // Raise raises all tables below root ("/proc/sys"). A table that this kernel does not have
-// is passed over; the error joins those that could not be raised.
+// is passed over; the error names those that could not be raised and wraps the first cause.
 func Raise(root string) error {
-	var failed []error
+	var failed []string
+	var first error
 	for _, t := range Tables() {
 		if err := raise(filepath.Join(root, t.Name), t.AtLeast); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			failed = append(failed, fmt.Errorf("raise %s to %d: %w", t.Name, t.AtLeast, err))
+			failed = append(failed, t.Name)
+			if first == nil {
+				first = err
+			}
 		}
 	}
-	return errors.Join(failed...)
+	if first == nil {
+		return nil
+	}
+	return fmt.Errorf("raise %s: %w", strings.Join(failed, ", "), first)
 }
 
 func raise(path string, atLeast int64) error {
