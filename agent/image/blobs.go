@@ -163,8 +163,13 @@ func imageFile(p string, dir bool) bool {
 	case isHex(top): // docker save: a directory per layer
 		return dir && !deep || rest == "layer.tar" || rest == "json" || rest == "VERSION"
 	}
-	name, ok := strings.CutSuffix(p, ".json")
-	return ok && isHex(name)
+	// Configs and layers beside each other, as crane writes them too.
+	for _, ending := range []string{".json", ".tar", ".tar.gz", ""} {
+		if name, ok := strings.CutSuffix(p, ending); ok && (isHex(name) && ending != "" || ValidID(name)) {
+			return !dir
+		}
+	}
+	return false
 }
 
 func isHex(s string) bool { return ValidID("sha256:" + s) }
