@@ -12,7 +12,7 @@ var hostCommands = []string{"kill-agent", "kill-host", "power-off", "start", "cu
 func (n names) commands(testbed string, env []string) map[string]string {
 	commands := map[string]string{}
 	for _, name := range hostCommands {
-		commands[name] = fmt.Sprintf("#!/bin/sh\nexec %s -dir %s %s \"$@\"\n", quote(testbed), quote(n.Dir), name)
+		commands[name] = fmt.Sprintf("#!/bin/sh\nexec %s --dir %s %s \"$@\"\n", quote(testbed), quote(n.Dir), name)
 	}
 	quoted := make([]string, len(env))
 	for i, e := range env {

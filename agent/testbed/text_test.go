@@ -79,7 +79,7 @@ func line(text, attribute string) string {
 func TestCommandsQuoteTheirPaths(t *testing.T) {
 	n := names{Config{Dir: "/it's a bed"}}
 	commands := n.commands("/bin dir/testbed", []string{"A=b c"})
-	if want := `exec '/bin dir/testbed' -dir '/it'\''s a bed' cut "$@"`; !strings.Contains(commands["cut"], want) {
+	if want := `exec '/bin dir/testbed' --dir '/it'\''s a bed' cut "$@"`; !strings.Contains(commands["cut"], want) {
 		t.Errorf("cut is %q, want %q in it", commands["cut"], want)
 	}
 	if !strings.Contains(commands["run"], `'A=b c'`) {
