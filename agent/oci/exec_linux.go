@@ -197,6 +197,10 @@ func (e *execution) open() error {
 		e.child[0], e.stdin, e.theirs = r, w, append(e.theirs, r)
 	}
 	for i, w := range []io.Writer{e.cmd.Stdout, e.cmd.Stderr} {
+		if i == 1 && sameWriter(e.cmd.Stdout, w) { // one stream, in the order in which it is written
+			e.child[2] = e.child[1]
+			break
+		}
 		if w == nil {
 			w = io.Discard
 		}
@@ -209,6 +213,13 @@ func (e *execution) open() error {
 		e.outputs = append(e.outputs, &output{from: ours, to: w})
 	}
 	return nil
+}
+
+// sameWriter reports whether both streams go to one writer, which need not be safe for
+// two at once.
+func sameWriter(a, b io.Writer) (same bool) {
+	defer func() { _ = recover() }() // writers of a kind that cannot be compared are not the same
+	return a != nil && a == b
 }
 
 // openTerminal makes a terminal on the host between us and the runtime, which connects it
