@@ -130,7 +130,7 @@ func planLive(r Record, h Have) []Step {
 	if changed(!sameLinks(old, now)) || !h.Links {
 		s = append(s, StepNetwork)
 	}
-	if changed(!sameFiles(old, now)) && h.Verified {
+	if !sameFiles(old, now) {
 		s = append(s, StepPrepare)
 	}
 	return append(s, planDisk(r, h)...)
