@@ -243,6 +243,11 @@ func (r *imageResource) ImportState(ctx context.Context, req resource.ImportStat
 		return
 	}
 	resp.Diagnostics.Append(warnings...)
+	if ref.host != "" { // it says which image is meant, not which of its hosts count
+		first := there[ref.host]
+		there, _ = r.known(ctx, imageModel{Name: types.StringValue(first.GetName()), ID: types.StringValue(first.GetId())}, r.hosts.names())
+		there[ref.host] = first
+	}
 	state, diags := newImageModel(ctx, resp.State, there)
 	resp.Diagnostics.Append(diags...)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &state)...)

@@ -271,7 +271,7 @@ resource "reflejo_network" "app" {
 resource "reflejo_virtual_server" "b" {
   name  = "b"
   image = "none"
-}`, ExpectError: regexp.MustCompile(`(?s)no host can take it.*alpha: it has no image.*beta: it has no image`)},
+}`, ExpectError: regexp.MustCompile(`(?si)no\s+host\s+can\s+take\s+it.*alpha:\s+it\s+has\s+no\s+image.*beta:\s+it\s+has\s+no\s+image`)},
 	)
 }
 
@@ -287,8 +287,8 @@ func TestServerWhatCanNotChange(t *testing.T) {
 			id = s.RootModule().Resources[serverA].Primary.ID
 			return nil
 		}},
-		resource.TestStep{Config: server(`host = "beta"`), ExpectError: regexp.MustCompile(`(?s)can't be moved.*create\s+another\s+server`)},
-		resource.TestStep{Config: server(`disk = { size = "9GiB" }`), ExpectError: regexp.MustCompile(`(?s)A disk can't shrink.*10GiB.*9GiB`)},
+		resource.TestStep{Config: server(`host = "beta"`), ExpectError: regexp.MustCompile(`(?si)can't\s+be\s+moved.*create\s+another\s+server`)},
+		resource.TestStep{Config: server(`disk = { size = "9GiB" }`), ExpectError: regexp.MustCompile(`(?si)A\s+disk\s+can't\s+shrink.*10GiB.*9GiB`)},
 		resource.TestStep{Config: regexp.MustCompile(`"debian"`).ReplaceAllString(before, `"other"`), ConfigPlanChecks: emptyPlan},
 		resource.TestStep{Config: regexp.MustCompile(`"debian"`).ReplaceAllString(before, `"`+digest("oci://registry.example/debian:12")+`"`), ConfigPlanChecks: emptyPlan},
 		resource.TestStep{Config: regexp.MustCompile(`"debian"`).ReplaceAllString(server(`replace_on_image_change = true`), `"other"`),
@@ -328,7 +328,7 @@ func TestServerCreateFails(t *testing.T) {
 	k := w.hosts["alpha"].kernel
 	k.fail["a"] = errors.New("the runtime is out of order")
 	w.run(
-		resource.TestStep{Config: server(""), ExpectError: regexp.MustCompile(`(?s)Server a could not be created.*out\s+of\s+order`)},
+		resource.TestStep{Config: server(""), ExpectError: regexp.MustCompile(`(?si)Server\s+a\s+could\s+not\s+be\s+created.*out\s+of\s+order`)},
 		resource.TestStep{
 			PreConfig: func() {
 				if n := len(w.hosts["alpha"].servers.List()); n != 0 {
@@ -376,8 +376,8 @@ provider "reflejo" {
 	w.run(
 		resource.TestStep{Config: config},
 		resource.TestStep{PreConfig: h.stop, Config: config, ConfigPlanChecks: emptyPlan},
-		resource.TestStep{Config: server("host = \"alpha\"\nprocesses = 99"), ExpectError: regexp.MustCompile(`(?s)could not be changed.*does\s+not\s+answer`)},
-		resource.TestStep{Config: config, Destroy: true, ExpectError: regexp.MustCompile(`(?s)could not be destroyed.*does\s+not\s+answer`)},
+		resource.TestStep{Config: server("host = \"alpha\"\nprocesses = 99"), ExpectError: regexp.MustCompile(`(?si)could\s+not\s+be\s+changed.*does\s+not\s+answer`)},
+		resource.TestStep{Config: config, Destroy: true, ExpectError: regexp.MustCompile(`(?si)could\s+not\s+be\s+destroyed.*does\s+not\s+answer`)},
 		resource.TestStep{Config: config + `
 resource "reflejo_virtual_server" "b" {
   name  = "b"
@@ -404,7 +404,7 @@ resource "reflejo_virtual_server" %q {
 }
 `, name, name)
 	}
-	w.run(resource.TestStep{Config: config, ExpectError: regexp.MustCompile(`(?s)Host port published twice.*tcp/8080`)})
+	w.run(resource.TestStep{Config: config, ExpectError: regexp.MustCompile(`(?si)Host\s+port\s+published\s+twice.*tcp/8080`)})
 }
 
 func TestServerAskedTooMuch(t *testing.T) {
@@ -412,8 +412,8 @@ func TestServerAskedTooMuch(t *testing.T) {
 	w := newWorld(t, "alpha")
 	w.run(
 		resource.TestStep{Config: server(`host = "alpha"
-			memory = { max = "65GiB" }`), ExpectError: regexp.MustCompile(`(?s)memory.max.*asked\s+for\s+65GiB.*64GiB`)},
-		resource.TestStep{Config: server(`host = "nowhere"`), ExpectError: regexp.MustCompile(`(?s)host "nowhere" is not in the provider`)},
-		resource.TestStep{Config: server(`memory = { max = "65GiB" }`), ExpectError: regexp.MustCompile(`(?s)alpha: memory: asked for 65GiB, 64GiB\s+free`)},
+			memory = { max = "65GiB" }`), ExpectError: regexp.MustCompile(`(?si)memory.max.*asked\s+for\s+65GiB.*64GiB`)},
+		resource.TestStep{Config: server(`host = "nowhere"`), ExpectError: regexp.MustCompile(`(?si)host\s+"nowhere"\s+is\s+not\s+in\s+the\s+provider`)},
+		resource.TestStep{Config: server(`memory = { max = "65GiB" }`), ExpectError: regexp.MustCompile(`(?si)alpha:\s+memory:\s+asked\s+for\s+65GiB,\s+64GiB\s+free`)},
 	)
 }
