@@ -2,8 +2,8 @@ package api
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
+	"net"
 
 	"connectrpc.com/connect"
 
@@ -43,8 +43,10 @@ func ErrorOf(err error) error {
 	}
 	f := &fault.Error{Kind: kindOfCode[wire.Code()], Err: &answer{text: wire.Message(), err: err}}
 	var peer *pki.PeerError
-	var alert tls.AlertError
-	if errors.As(err, &peer) || errors.As(err, &alert) {
+	var network *net.OpError
+	// crypto/tls reports so what the other end said about our certificate.
+	refused := errors.As(err, &network) && network.Op == "remote error"
+	if errors.As(err, &peer) || refused {
 		f.Kind = fault.Denied
 	}
 	if wire.Code() == connect.CodeDeadlineExceeded && errors.Is(err, context.DeadlineExceeded) {

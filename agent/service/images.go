@@ -102,6 +102,8 @@ func uploadReader(ctx context.Context, receive func() (*reflejov1.UploadImageReq
 			switch {
 			case errors.Is(err, io.EOF) && size != 0 && got != size:
 				err = fault.New(fault.Invalid, "upload image: %d bytes came, the header said %d", got, size)
+			case err == nil && size != 0 && got+int64(len(part.GetData())) > size:
+				err = fault.New(fault.Invalid, "upload image: more than the %d bytes that the header said", size)
 			case err == nil && part.GetHeader() != nil:
 				err = fault.New(fault.Invalid, "upload image: a second header")
 			}

@@ -53,7 +53,7 @@ func (h *serverHandler) Exec(ctx context.Context, stream *connect.BidiStream[ref
 	resize := make(chan [2]uint16, 1)
 	go func() {
 		err := receiveInput(stream.Receive, toStdin, resize)
-		toStdin.CloseWithError(err)
+		toStdin.CloseWithError(bareEOF(err))
 		if err != nil && !errors.Is(err, io.EOF) {
 			cancel()
 		}
@@ -105,7 +105,7 @@ func (h *serverHandler) Console(ctx context.Context, stream *connect.BidiStream[
 		for {
 			m, err := stream.Receive()
 			if err != nil {
-				toIn.CloseWithError(err)
+				toIn.CloseWithError(bareEOF(err))
 				return
 			}
 			if r := m.GetResize(); r != nil {
@@ -213,6 +213,14 @@ func receiveFirst[M any](ctx context.Context, receive func() (*M, error)) (*M, e
 		}
 		return nil, context.Cause(ctx)
 	}
+}
+
+// bareEOF is io.EOF itself for the end of a stream, as readers must have it.
+func bareEOF(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.EOF
+	}
+	return err
 }
 
 // receiveInput hands a program its input until the client closes it (nil), or fails.
