@@ -334,6 +334,26 @@ func (coresValidator) ValidateNumber(_ context.Context, req validator.NumberRequ
 	}
 }
 
+// wholeValidator bounds a whole number.
+type wholeValidator struct{ low, high int64 }
+
+func (v wholeValidator) Description(context.Context) string {
+	return fmt.Sprintf("value must be a whole number from %d to %d", v.low, v.high)
+}
+
+func (v wholeValidator) MarkdownDescription(ctx context.Context) string { return v.Description(ctx) }
+
+func (v wholeValidator) ValidateNumber(_ context.Context, req validator.NumberRequest, resp *validator.NumberResponse) {
+	if req.ConfigValue.IsNull() || req.ConfigValue.IsUnknown() {
+		return
+	}
+	n, accuracy := req.ConfigValue.ValueBigFloat().Int64()
+	if accuracy != big.Exact || n < v.low || n > v.high {
+		resp.Diagnostics.AddAttributeError(req.Path, "Invalid number",
+			invalid(req.Path, fmt.Sprintf("%s is not a whole number from %d to %d", req.ConfigValue.ValueBigFloat().Text('g', 20), v.low, v.high)))
+	}
+}
+
 // milliCores is a number of cores in thousandths, exactly.
 func milliCores(v *big.Float) (int64, error) {
 	if v == nil {

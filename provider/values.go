@@ -2,6 +2,7 @@ package provider
 
 import (
 	"context"
+	"math/big"
 
 	"github.com/hashicorp/terraform-plugin-framework/attr"
 	"github.com/hashicorp/terraform-plugin-framework/diag"
@@ -24,11 +25,25 @@ func optionalString(s string) types.String {
 	return types.StringValue(s)
 }
 
-func optionalInt64(n int64) types.Int64 {
+// Whole numbers that users write are numbers in the schema, not integers: the framework
+// answers a fraction in an integer with a message about a bug, wholeValidator with what is wrong.
+func wholeNumber(n int64) types.Number { return types.NumberValue(new(big.Float).SetInt64(n)) }
+
+// optionalWhole is null for zero: no limit.
+func optionalWhole(n int64) types.Number {
 	if n == 0 {
-		return types.Int64Null()
+		return types.NumberNull()
 	}
-	return types.Int64Value(n)
+	return wholeNumber(n)
+}
+
+// whole is the number, zero where there is none.
+func whole(n types.Number) int64 {
+	if !isSet(n) {
+		return 0
+	}
+	i, _ := n.ValueBigFloat().Int64()
+	return i
 }
 
 func optionalList(texts []string) types.List {

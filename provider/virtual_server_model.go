@@ -27,7 +27,7 @@ type serverModel struct {
 	Power                types.String   `tfsdk:"power"`
 	Hostname             types.String   `tfsdk:"hostname"`
 	Timezone             types.String   `tfsdk:"timezone"`
-	Processes            types.Int64    `tfsdk:"processes"`
+	Processes            types.Number   `tfsdk:"processes"`
 	Labels               types.Map      `tfsdk:"labels"`
 	DNS                  types.Object   `tfsdk:"dns"`
 	CPU                  types.Object   `tfsdk:"cpu"`
@@ -54,7 +54,7 @@ type dnsModel struct {
 
 type cpuModel struct {
 	Cores  types.Number `tfsdk:"cores"`
-	Weight types.Int64  `tfsdk:"weight"`
+	Weight types.Number `tfsdk:"weight"`
 	Pin    types.String `tfsdk:"pin"`
 }
 
@@ -65,11 +65,11 @@ type memoryModel struct {
 }
 
 type diskModel struct {
-	Size      quantity    `tfsdk:"size"`
-	ReadBPS   quantity    `tfsdk:"read_bps"`
-	WriteBPS  quantity    `tfsdk:"write_bps"`
-	ReadIOPS  types.Int64 `tfsdk:"read_iops"`
-	WriteIOPS types.Int64 `tfsdk:"write_iops"`
+	Size      quantity     `tfsdk:"size"`
+	ReadBPS   quantity     `tfsdk:"read_bps"`
+	WriteBPS  quantity     `tfsdk:"write_bps"`
+	ReadIOPS  types.Number `tfsdk:"read_iops"`
+	WriteIOPS types.Number `tfsdk:"write_iops"`
 }
 
 type nicModel struct {
@@ -83,8 +83,8 @@ type nicModel struct {
 
 type publishModel struct {
 	Protocol types.String `tfsdk:"protocol"`
-	HostPort types.Int64  `tfsdk:"host_port"`
-	Port     types.Int64  `tfsdk:"port"`
+	HostPort types.Number `tfsdk:"host_port"`
+	Port     types.Number `tfsdk:"port"`
 }
 
 type allowModel struct {
@@ -104,12 +104,12 @@ var (
 	bitrateType  = quantityType{measure: bitrateMeasure}
 
 	dnsTypes    = map[string]attr.Type{"servers": types.ListType{ElemType: types.StringType}, "search": types.ListType{ElemType: types.StringType}}
-	cpuTypes    = map[string]attr.Type{"cores": types.NumberType, "weight": types.Int64Type, "pin": types.StringType}
+	cpuTypes    = map[string]attr.Type{"cores": types.NumberType, "weight": types.NumberType, "pin": types.StringType}
 	memoryTypes = map[string]attr.Type{"max": sizeType, "high": sizeType, "swap": sizeType}
 	diskTypes   = map[string]attr.Type{
-		"size": sizeType, "read_bps": byterateType, "write_bps": byterateType, "read_iops": types.Int64Type, "write_iops": types.Int64Type,
+		"size": sizeType, "read_bps": byterateType, "write_bps": byterateType, "read_iops": types.NumberType, "write_iops": types.NumberType,
 	}
-	publishTypes = map[string]attr.Type{"protocol": types.StringType, "host_port": types.Int64Type, "port": types.Int64Type}
+	publishTypes = map[string]attr.Type{"protocol": types.StringType, "host_port": types.NumberType, "port": types.NumberType}
 	allowTypes   = map[string]attr.Type{"from": types.StringType, "protocol": types.StringType, "ports": types.StringType}
 	nicTypes     = map[string]attr.Type{
 		"network": types.StringType, "address": types.StringType, "ingress": bitrateType, "egress": bitrateType,
@@ -148,13 +148,13 @@ func (m serverModel) spec(ctx context.Context) (*reflejov1.ServerSpec, diag.Diag
 	}
 	s := &reflejov1.ServerSpec{
 		Id: m.ID.ValueString(), Name: m.Name.ValueString(), Image: m.Image.ValueString(), Power: m.Power.ValueString(),
-		Hostname: m.Hostname.ValueString(), Timezone: m.Timezone.ValueString(), Processes: m.Processes.ValueInt64(),
+		Hostname: m.Hostname.ValueString(), Timezone: m.Timezone.ValueString(), Processes: whole(m.Processes),
 		DnsServers: stringsOf(dns.Servers), DnsSearch: stringsOf(dns.Search), Labels: stringMap(m.Labels),
-		Cpu:    &reflejov1.Cpu{MilliCores: milli, Weight: cpu.Weight.ValueInt64(), Pin: cpu.Pin.ValueString()},
+		Cpu:    &reflejov1.Cpu{MilliCores: milli, Weight: whole(cpu.Weight), Pin: cpu.Pin.ValueString()},
 		Memory: &reflejov1.Memory{Max: memory.Max.orZero(), High: memory.High.orZero(), Swap: memory.Swap.orZero()},
 		Disk: &reflejov1.Disk{
 			Size: disk.Size.orZero(), ReadBps: disk.ReadBPS.orZero(), WriteBps: disk.WriteBPS.orZero(),
-			ReadIops: disk.ReadIOPS.ValueInt64(), WriteIops: disk.WriteIOPS.ValueInt64(),
+			ReadIops: whole(disk.ReadIOPS), WriteIops: whole(disk.WriteIOPS),
 		},
 		FirstBootVersion: m.FirstBootVersion.ValueString(), DeletionProtection: m.DeletionProtection.ValueBool(),
 		ShutdownTimeout: durationpb.New(duration(onDestroy.ShutdownTimeout.orZero())),
@@ -229,7 +229,7 @@ func (n nicModel) spec(ctx context.Context) (*reflejov1.Nic, diag.Diagnostics) {
 		Filtered: !n.Allow.IsNull(), Publish: make(map[string]*reflejov1.Publish, len(published)),
 	}
 	for name, p := range published {
-		nic.Publish[name] = &reflejov1.Publish{Protocol: p.Protocol.ValueString(), HostPort: uint32(p.HostPort.ValueInt64()), Port: uint32(p.Port.ValueInt64())}
+		nic.Publish[name] = &reflejov1.Publish{Protocol: p.Protocol.ValueString(), HostPort: uint32(whole(p.HostPort)), Port: uint32(whole(p.Port))}
 	}
 	for _, a := range allowed {
 		nic.Allow = append(nic.Allow, &reflejov1.Allow{From: a.From.ValueString(), Protocol: a.Protocol.ValueString(), Ports: a.Ports.ValueString()})
@@ -266,14 +266,14 @@ func (m *serverModel) refresh(ctx context.Context, s *reflejov1.Server, sameNetw
 	m.Power = observedPower(s)
 	m.Hostname = types.StringValue(orText(spec.GetHostname(), spec.GetName()))
 	m.Timezone = types.StringValue(orText(spec.GetTimezone(), "UTC"))
-	m.Processes = types.Int64Value(spec.GetProcesses())
+	m.Processes = wholeNumber(spec.GetProcesses())
 	m.Labels = stringMapValue(spec.GetLabels())
 	m.FirstBootVersion = optionalString(spec.GetFirstBootVersion())
 	m.DeletionProtection = types.BoolValue(spec.GetDeletionProtection())
 	m.OnDestroy = types.ObjectValueMust(onDestroyTypes, map[string]attr.Value{"shutdown_timeout": newQuantity(durationMeasure, int64(spec.GetShutdownTimeout().AsDuration()))})
 	m.DNS = dnsValue(spec)
 	m.CPU = types.ObjectValueMust(cpuTypes, map[string]attr.Value{
-		"cores": types.NumberValue(coresNumber(spec.GetCpu().GetMilliCores())), "weight": types.Int64Value(spec.GetCpu().GetWeight()), "pin": optionalString(spec.GetCpu().GetPin()),
+		"cores": types.NumberValue(coresNumber(spec.GetCpu().GetMilliCores())), "weight": wholeNumber(spec.GetCpu().GetWeight()), "pin": optionalString(spec.GetCpu().GetPin()),
 	})
 	m.Memory = types.ObjectValueMust(memoryTypes, map[string]attr.Value{
 		"max": newQuantity(bytesMeasure, spec.GetMemory().GetMax()), "high": optionalQuantity(bytesMeasure, spec.GetMemory().GetHigh()), "swap": newQuantity(bytesMeasure, spec.GetMemory().GetSwap()),
@@ -281,7 +281,7 @@ func (m *serverModel) refresh(ctx context.Context, s *reflejov1.Server, sameNetw
 	disk := spec.GetDisk()
 	m.Disk = types.ObjectValueMust(diskTypes, map[string]attr.Value{
 		"size": newQuantity(bytesMeasure, disk.GetSize()), "read_bps": optionalQuantity(byterateMeasure, disk.GetReadBps()), "write_bps": optionalQuantity(byterateMeasure, disk.GetWriteBps()),
-		"read_iops": optionalInt64(disk.GetReadIops()), "write_iops": optionalInt64(disk.GetWriteIops()),
+		"read_iops": optionalWhole(disk.GetReadIops()), "write_iops": optionalWhole(disk.GetWriteIops()),
 	})
 	priorNICs, diags := prior.nics(ctx)
 	m.Network = nicsValue(spec.GetNetwork(), priorNICs, sameNetwork)
@@ -331,7 +331,7 @@ func publishValue(published map[string]*reflejov1.Publish) types.Map {
 	values := make(map[string]attr.Value, len(published))
 	for name, p := range published {
 		values[name] = types.ObjectValueMust(publishTypes, map[string]attr.Value{
-			"protocol": types.StringValue(p.GetProtocol()), "host_port": types.Int64Value(int64(p.GetHostPort())), "port": types.Int64Value(int64(p.GetPort())),
+			"protocol": types.StringValue(p.GetProtocol()), "host_port": wholeNumber(int64(p.GetHostPort())), "port": wholeNumber(int64(p.GetPort())),
 		})
 	}
 	return types.MapValueMust(types.ObjectType{AttrTypes: publishTypes}, values)

@@ -232,7 +232,7 @@ func (p *serverPlan) claimPorts(ctx context.Context) {
 			if !isSet(port.HostPort) || !isSet(port.Protocol) {
 				continue
 			}
-			slot := port.Protocol.ValueString() + "/" + strconv.FormatInt(port.HostPort.ValueInt64(), 10)
+			slot := port.Protocol.ValueString() + "/" + strconv.FormatInt(whole(port.HostPort), 10)
 			if other := p.hosts.claims.take(p.plan.Host.ValueString()+" "+slot, p.plan.Name.ValueString()); other != "" {
 				at := path.Root("network").AtMapKey(name).AtName("publish").AtMapKey(key).AtName("host_port")
 				p.diags.AddAttributeError(at, "Host port published twice", invalid(at, fmt.Sprintf(

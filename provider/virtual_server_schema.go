@@ -2,9 +2,9 @@ package provider
 
 import (
 	"context"
+	"math/big"
 
 	"github.com/hashicorp/terraform-plugin-framework-timeouts/resource/timeouts"
-	"github.com/hashicorp/terraform-plugin-framework-validators/int64validator"
 	"github.com/hashicorp/terraform-plugin-framework-validators/listvalidator"
 	"github.com/hashicorp/terraform-plugin-framework-validators/mapvalidator"
 	"github.com/hashicorp/terraform-plugin-framework-validators/stringvalidator"
@@ -13,7 +13,6 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/resource"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema/booldefault"
-	"github.com/hashicorp/terraform-plugin-framework/resource/schema/int64default"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema/mapdefault"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema/numberdefault"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema/objectdefault"
@@ -82,9 +81,9 @@ func (r *serverResource) Schema(ctx context.Context, _ resource.SchemaRequest, r
 				Optional: true, Computed: true, MarkdownDescription: "IANA time zone inside. Default: `UTC`.",
 				Default: stringdefault.StaticString("UTC"), Validators: []validator.String{timezoneValidator()},
 			},
-			"processes": schema.Int64Attribute{
+			"processes": schema.NumberAttribute{
 				Optional: true, Computed: true, MarkdownDescription: "Most processes and threads at once. Default: 4096.",
-				Default: int64default.StaticInt64(defaultProcesses), Validators: []validator.Int64{int64validator.Between(16, 4<<20)},
+				Default: numberdefault.StaticBigFloat(big.NewFloat(defaultProcesses)), Validators: []validator.Number{wholeValidator{16, 4 << 20}},
 			},
 			"labels": schema.MapAttribute{
 				ElementType: types.StringType, Optional: true, Computed: true, MarkdownDescription: "Words of your own, for `reflejo_virtual_servers` and for operators.",
@@ -175,7 +174,7 @@ func cpuSchema() schema.Attribute {
 	return schema.SingleNestedAttribute{
 		Optional: true, Computed: true, MarkdownDescription: "Share of the host's processors. Changes live.",
 		Default: objectdefault.StaticValue(types.ObjectValueMust(cpuTypes, map[string]attr.Value{
-			"cores": types.NumberValue(coresNumber(defaultMilliCores)), "weight": types.Int64Value(defaultWeight), "pin": types.StringNull(),
+			"cores": types.NumberValue(coresNumber(defaultMilliCores)), "weight": wholeNumber(defaultWeight), "pin": types.StringNull(),
 		})),
 		Attributes: map[string]schema.Attribute{
 			"cores": schema.NumberAttribute{
@@ -183,10 +182,10 @@ func cpuSchema() schema.Attribute {
 				MarkdownDescription: "Most processor time, in cores: `1.5` is one and a half cores' time. Promised by the host to nobody else. Default: 1.",
 				Validators:          []validator.Number{coresValidator{}},
 			},
-			"weight": schema.Int64Attribute{
-				Optional: true, Computed: true, Default: int64default.StaticInt64(defaultWeight),
+			"weight": schema.NumberAttribute{
+				Optional: true, Computed: true, Default: numberdefault.StaticBigFloat(big.NewFloat(defaultWeight)),
 				MarkdownDescription: "Share when all want more than there is, 1 to 10000. Default: 100.",
-				Validators:          []validator.Int64{int64validator.Between(1, 10000)},
+				Validators:          []validator.Number{wholeValidator{1, 10000}},
 			},
 			"pin": schema.StringAttribute{
 				Optional: true, Validators: []validator.String{pinValidator()},
@@ -224,16 +223,16 @@ func diskSchema() schema.Attribute {
 	}
 	rate := between(byterateMeasure, "64KiB", "1PiB")
 	iops := func(what string) schema.Attribute {
-		return schema.Int64Attribute{
+		return schema.NumberAttribute{
 			Optional: true, MarkdownDescription: what + " If left out there is no limit.",
-			Validators: []validator.Int64{int64validator.Between(10, 1_000_000_000)},
+			Validators: []validator.Number{wholeValidator{10, 1_000_000_000}},
 		}
 	}
 	return schema.SingleNestedAttribute{
 		Optional: true, Computed: true, MarkdownDescription: "The disk. Grows and changes its limits live; a smaller size is an error at plan time.",
 		Default: objectdefault.StaticValue(types.ObjectValueMust(diskTypes, map[string]attr.Value{
 			"size": newQuantity(bytesMeasure, defaultDisk), "read_bps": nullQuantity(byterateMeasure), "write_bps": nullQuantity(byterateMeasure),
-			"read_iops": types.Int64Null(), "write_iops": types.Int64Null(),
+			"read_iops": types.NumberNull(), "write_iops": types.NumberNull(),
 		})),
 		Attributes: map[string]schema.Attribute{
 			"size":       sized("Size. Default: `10GiB`.", defaultDisk, between(bytesMeasure, "64MiB", "64TiB"), wholeBlocks()),
@@ -284,7 +283,7 @@ func nicsSchema() schema.Attribute {
 
 func publishSchema() schema.Attribute {
 	port := func(what string) schema.Attribute {
-		return schema.Int64Attribute{Required: true, MarkdownDescription: what, Validators: []validator.Int64{int64validator.Between(1, 65535)}}
+		return schema.NumberAttribute{Required: true, MarkdownDescription: what, Validators: []validator.Number{wholeValidator{1, 65535}}}
 	}
 	return schema.MapNestedAttribute{
 		Optional: true, Computed: true, Default: mapdefault.StaticValue(types.MapValueMust(types.ObjectType{AttrTypes: publishTypes}, map[string]attr.Value{})),

@@ -106,7 +106,7 @@ func (m serverModel) validateNetwork(ctx context.Context) diag.Diagnostics {
 			if !isSet(p.HostPort) || p.Protocol.IsUnknown() {
 				continue
 			}
-			slot := orText(p.Protocol.ValueString(), "tcp") + "/" + strconv.FormatInt(p.HostPort.ValueInt64(), 10)
+			slot := orText(p.Protocol.ValueString(), "tcp") + "/" + strconv.FormatInt(whole(p.HostPort), 10)
 			if other, taken := ports[slot]; taken {
 				diags.AddAttributeError(here, "Host port published twice", invalid(here, fmt.Sprintf("port %s of the host is also published by %s", slot, other)))
 			}
