@@ -77,7 +77,7 @@ func routedChains(c Config) []chain {
 		line(is(l4proto, []byte{protoUDP}), is(thDst, u16(vxlanPort)), drop),
 		// Else the server's own address could get out where NAT lost track.
 		line(ctState{stateInvalid}, drop),
-		line(is(l4proto, []byte{protoTCP}), member{fields: []field{thDst}, set: setGuarded}, member{fields: []field{ipDst}, set: setPeers}, drop),
+		line(ipv4{}, is(l4proto, []byte{protoTCP}), member{fields: []field{thDst}, set: setGuarded}, member{fields: []field{ipDst}, set: setPeers}, drop),
 		line(answer, accept),
 		line(published, accept),
 		line(toBridge, drop),
@@ -94,7 +94,7 @@ func routedChains(c Config) []chain {
 		}},
 		{family: inet, name: "to_host", rules: []rule{
 			line(answer, accept),
-			line(from),
+			line(ipv4{}, from),
 			line(is(l4proto, []byte{protoICMP}), is(icmpType, []byte{8}), accept),
 			line(drop),
 		}},
@@ -103,7 +103,7 @@ func routedChains(c Config) []chain {
 		{family: inet, name: "prerouting", hook: &hook{"nat", "prerouting", -100}, rules: []rule{publish}},
 		{family: inet, name: "output", hook: &hook{"nat", "output", -100}, rules: []rule{publish}},
 		{family: inet, name: "input", hook: &hook{"filter", "input", 0}, rules: []rule{
-			line(is(l4proto, []byte{protoUDP}), is(thDst, u16(vxlanPort)), member{fields: []field{vxlanVNI}, set: setVNIs},
+			line(ipv4{}, is(l4proto, []byte{protoUDP}), is(thDst, u16(vxlanPort)), member{fields: []field{vxlanVNI}, set: setVNIs},
 				member{fields: []field{vxlanVNI, ipSrc}, set: setVTEPs, not: true}, drop),
 			line(onBridge, jump("to_host")),
 		}},
@@ -141,7 +141,7 @@ func networkRules(n vserver.Network, old *vserver.Network) batch {
 	br := bridgeName(n.ID)
 	hairpin := chain{family: inet, name: "hairpin/" + n.ID, rules: []rule{
 		// A neighbour's packet by way of a published port must return by the same way.
-		line(ctStatus{statusDNAT}, within(ipSrc, n.CIDR.Masked()), masquerade{})}}
+		line(ipv4{}, ctStatus{statusDNAT}, within(ipSrc, n.CIDR.Masked()), masquerade{})}}
 	b := batch{chains: []chain{hairpin}, elements: []element{
 		named(inet, setBridges, br),
 		{family: inet, set: setSame, key: append(ifname(br), ifname(br)...), label: br + " . " + br},
@@ -201,7 +201,7 @@ func portRules(server string, l vserver.Link, n vserver.Network, connections uin
 	if err != nil {
 		return batch{}, err
 	}
-	flows := set{family: bridge, name: chainOf("flows", p), keys: []field{ipSrc, ipProto, thSrc, thDst}, dynamic: true, size: flowsSize}
+	flows := flowsOf(p)
 	from := chain{family: bridge, name: chainOf("from", p), rules: fromRules(mac, l, n)}
 	to := chain{family: bridge, name: chainOf("to", p), rules: []rule{
 		// The port sends back what came in by it (a server that uses its own published port,
@@ -216,8 +216,6 @@ func portRules(server string, l vserver.Link, n vserver.Network, connections uin
 		from.rules = append(from.rules, rememberRules(openings, flows.name)...)
 		to.rules = append(to.rules, admitRules(openings, flows.name)...)
 		b.sets = append(b.sets, flows)
-	} else {
-		b.goneSets = append(b.goneSets, flows)
 	}
 	from.rules = append(from.rules, line(accept))
 	if l.Filtered {
@@ -234,6 +232,11 @@ func portRules(server string, l vserver.Link, n vserver.Network, connections uin
 	return b, nil
 }
 
+// flowsOf is the memory of what a filtered interface began.
+func flowsOf(p portID) set {
+	return set{family: bridge, name: chainOf("flows", p), keys: []field{ipSrc, ipProto, thSrc, thDst}, dynamic: true, size: flowsSize}
+}
+
 func trackedRules(n uint32) []rule { return []rule{line(ctState{stateNew}, connections{n}, drop)} }
 
 func trackedElement(p portID, network string, a netip.Addr) element {
@@ -246,7 +249,7 @@ func noPortRules(note portNote, network string) batch {
 	p := note.portID
 	b := batch{
 		goneChains: []chain{{family: bridge, name: chainOf("from", p)}, {family: bridge, name: chainOf("to", p)}, {family: inet, name: chainOf("tracked", p)}},
-		goneSets:   []set{{family: bridge, name: chainOf("flows", p), keys: []field{ipSrc, ipProto, thSrc, thDst}, dynamic: true, size: flowsSize}},
+		goneSets:   []set{flowsOf(p)},
 		goneElements: []element{
 			{family: bridge, set: mapFromPort, key: ifname(p.link()), label: p.link(), jump: chainOf("from", p)},
 			{family: bridge, set: mapToPort, key: ifname(p.link()), label: p.link(), jump: chainOf("to", p)},
@@ -396,14 +399,10 @@ func admitRules(openings []opening, flows string) []rule {
 	return rules
 }
 
-// publishRules send published ports of the host to a server. gone are host ports that it
-// published before.
-func publishRules(server string, links []vserver.Link, gone []publishKey) batch {
+// publishRules send published ports of the host to a server.
+func publishRules(server string, links []vserver.Link) batch {
 	c := chain{family: inet, name: "publish/" + server}
 	b := batch{}
-	for _, k := range gone {
-		b.goneElements = append(b.goneElements, k.element(server))
-	}
 	for _, l := range links {
 		for _, p := range l.Publish {
 			k := keyOf(p)
@@ -413,8 +412,18 @@ func publishRules(server string, links []vserver.Link, gone []publishKey) batch 
 	}
 	if len(c.rules) > 0 {
 		b.chains = append(b.chains, c)
-	} else {
-		b.goneChains = append(b.goneChains, c)
+	}
+	return b
+}
+
+// noPublishRules take host ports back; last tells that the server publishes nothing else.
+func noPublishRules(server string, gone []publishKey, last bool) batch {
+	b := batch{}
+	for _, k := range gone {
+		b.goneElements = append(b.goneElements, k.element(server))
+	}
+	if last && len(gone) > 0 {
+		b.goneChains = []chain{{family: inet, name: "publish/" + server}}
 	}
 	return b
 }
@@ -436,5 +445,5 @@ func (k publishKey) String() string {
 
 func (k publishKey) element(server string) element {
 	return element{family: inet, set: mapPublished, key: append(pad([]byte{k.proto}), pad(u16(k.port))...),
-		label: showProto([]byte{k.proto}) + " . " + strconv.Itoa(int(k.port)), jump: "publish/" + server, owner: server}
+		label: showProto([]byte{k.proto}) + " . " + strconv.Itoa(int(k.port)), jump: "publish/" + server, note: server}
 }

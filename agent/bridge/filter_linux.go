@@ -1,13 +1,17 @@
 package bridge
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"strings"
 	"sync"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
@@ -16,16 +20,27 @@ import (
 type filter struct {
 	ns netns.NsHandle
 
-	mu   sync.Mutex
-	kept map[string]bool // chains whose rules must stay, by name
+	mu         sync.Mutex
+	kept       map[string]bool   // chains whose rules must stay, by name
+	digests    map[string]string // of the rules of ports, by link name, as of the generation
+	generation uint32            // of the namespace's rules, of all programs
 }
 
-func newFilter(ns netns.NsHandle) *filter { return &filter{ns: ns, kept: map[string]bool{}} }
+func newFilter(ns netns.NsHandle) *filter {
+	return &filter{ns: ns, kept: map[string]bool{}, digests: map[string]string{}}
+}
 
 func (f *filter) conn() (*nftables.Conn, error) {
-	c, err := nftables.New(nftables.WithNetNSFd(int(f.ns)))
+	roomy := nftables.WithSockOptions(func(c *netlink.Conn) error {
+		return errors.Join(c.SetWriteBuffer(batchBytes), c.SetReadBuffer(batchBytes))
+	})
+	c, err := nftables.New(nftables.WithNetNSFd(int(f.ns)), roomy)
 	return c, wrapf(err, "open nf_tables")
 }
+
+// batchBytes is room for the largest batch, of a server with every interface full of
+// openings, and for the answers to it.
+const batchBytes = 64 << 20
 
 func tableOf(f family) *nftables.Table {
 	t := &nftables.Table{Name: tableName, Family: nftables.TableFamilyINet}
@@ -51,6 +66,104 @@ func (f *filter) openTables(c Config) error {
 func (f *filter) apply(b batch) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	return f.write(b)
+}
+
+// applyServer makes a server's rules so, unless they are, and makes the changes that come
+// with them.
+func (f *filter) applyServer(p serverPlan, changes batch) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	now, err := f.readGeneration()
+	if err != nil {
+		return err
+	}
+	if now != f.generation {
+		clear(f.digests) // another program changed rules, maybe ours
+	}
+	same := len(p.ports) > 0
+	for _, q := range p.ports {
+		same = same && f.digests[q.id.link()] == p.digest
+	}
+	if same && changes.empty() {
+		return nil
+	}
+	for _, e := range p.rules.elements {
+		if e.set == mapFromPort {
+			changes.goneElements = append(changes.goneElements, e) // its note changes
+		}
+	}
+	changes.merge(p.rules)
+	if err := f.write(changes); err != nil {
+		return err
+	}
+	for _, q := range p.ports {
+		f.digests[q.id.link()] = p.digest
+	}
+	return nil
+}
+
+// write makes a batch so. The caller holds mu.
+func (f *filter) write(b batch) error {
+	before, err := f.readGeneration()
+	if err != nil {
+		return err
+	}
+	if err := f.send(b); err != nil {
+		return err
+	}
+	after, err := f.readGeneration()
+	if err != nil {
+		return err
+	}
+	if before != f.generation || after != before+1 {
+		clear(f.digests)
+	}
+	f.generation = after
+	for _, x := range b.chains {
+		if x.keep {
+			f.kept[x.name] = true
+		}
+	}
+	for _, x := range b.goneChains {
+		delete(f.kept, x.name)
+	}
+	for _, e := range b.goneElements {
+		if e.set == mapFromPort {
+			delete(f.digests, e.label)
+		}
+	}
+	return nil
+}
+
+// readGeneration asks for the number that every change of rules in the namespace raises.
+func (f *filter) readGeneration() (uint32, error) {
+	var out uint32
+	err := in(f.ns, func() error {
+		req := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETGEN, 0)
+		req.AddRawData(make([]byte, 4)) // struct nfgenmsg
+		msgs, err := req.Execute(unix.NETLINK_NETFILTER, 0)
+		if err != nil {
+			return err
+		}
+		for _, m := range msgs {
+			attrs, err := nl.ParseRouteAttr(m[4:])
+			if err != nil {
+				return err
+			}
+			for _, a := range attrs {
+				if a.Attr.Type == unix.NFTA_GEN_ID && len(a.Value) == 4 {
+					out = binary.BigEndian.Uint32(a.Value)
+				}
+			}
+		}
+		return nil
+	})
+	return out, wrapf(err, "read generation of rules")
+}
+
+// send gives a batch to the kernel.
+func (f *filter) send(b batch) error {
 	c, err := f.conn()
 	if err != nil {
 		return err
@@ -91,30 +204,33 @@ func (f *filter) apply(b batch) error {
 	if err := c.Flush(); err != nil {
 		return fmt.Errorf("change rules: %w", err)
 	}
-	for _, x := range b.chains {
-		if x.keep {
-			f.kept[x.name] = true
-		}
-	}
-	for _, x := range b.goneChains {
-		delete(f.kept, x.name)
-	}
 	return nil
 }
 
-// find tells whose ports have rules, and who publishes what.
-func (f *filter) find() (ports []portID, published map[publishKey]string, err error) {
+// foundRules is what an earlier process left.
+type foundRules struct {
+	ports     []portID
+	published map[publishKey]string // to whose server
+}
+
+// find tells whose ports have rules, and who publishes what, and learns their digests.
+func (f *filter) find() (foundRules, error) {
+	found := foundRules{published: map[publishKey]string{}}
 	c, err := f.conn()
 	if err != nil {
-		return nil, nil, err
+		return found, err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	clear(f.kept)
+	clear(f.digests)
+	if f.generation, err = f.readGeneration(); err != nil {
+		return found, err
+	}
 	for fam, kind := range map[nftables.TableFamily]string{nftables.TableFamilyBridge: "from/", nftables.TableFamilyINet: "tracked/"} {
 		chains, err := c.ListChainsOfTableFamily(fam)
 		if err != nil {
-			return nil, nil, fmt.Errorf("list chains: %w", err)
+			return found, fmt.Errorf("list chains: %w", err)
 		}
 		for _, x := range chains {
 			rest, ok := strings.CutPrefix(x.Name, kind)
@@ -122,23 +238,29 @@ func (f *filter) find() (ports []portID, published map[publishKey]string, err er
 			switch {
 			case x.Table.Name != tableName || !ok || !full:
 			case fam == nftables.TableFamilyBridge:
-				ports = append(ports, portID{server, nic})
+				found.ports = append(found.ports, portID{server, nic})
 			default:
 				f.kept[x.Name] = true
 			}
 		}
 	}
-	elements, err := c.GetSetElements(&nftables.Set{Table: tableOf(inet), Name: mapPublished})
+	published, err := c.GetSetElements(&nftables.Set{Table: tableOf(inet), Name: mapPublished})
 	if err != nil {
-		return nil, nil, fmt.Errorf("list published ports: %w", err)
+		return found, fmt.Errorf("list published ports: %w", err)
 	}
-	published = map[publishKey]string{}
-	for _, e := range elements {
+	for _, e := range published {
 		if len(e.Key) >= 6 && e.Comment != "" {
-			published[publishKey{e.Key[0], uint16(e.Key[4])<<8 | uint16(e.Key[5])}] = e.Comment
+			found.published[publishKey{e.Key[0], binary.BigEndian.Uint16(e.Key[4:])}] = e.Comment
 		}
 	}
-	return ports, published, nil
+	ports, err := c.GetSetElements(&nftables.Set{Table: tableOf(bridge), Name: mapFromPort})
+	if err != nil {
+		return found, fmt.Errorf("list ports with rules: %w", err)
+	}
+	for _, e := range ports {
+		f.digests[strings.TrimRight(string(e.Key), "\x00")] = e.Comment
+	}
+	return found, nil
 }
 
 // writer collects a batch; its first error is kept.
@@ -150,6 +272,9 @@ type writer struct {
 
 func nftSet(s set) *nftables.Set {
 	n := &nftables.Set{Table: tableOf(s.family), Name: s.name, KeyType: keyType(s.keys), Size: s.size}
+	if len(s.keys) == 1 && s.keys[0].size == 16 {
+		n.KeyByteOrder = binaryutil.NativeEndian // for nft's listing: names are text
+	}
 	if s.verdict {
 		n.IsMap, n.DataType = true, nftables.TypeVerdict
 	}
@@ -204,7 +329,7 @@ func (w *writer) element(e element, add bool) {
 		w.keepErr(w.conn.SetDeleteElements(s, []nftables.SetElement{n}))
 		return
 	}
-	n.Comment = e.owner
+	n.Comment = e.note
 	if e.jump != "" {
 		n.VerdictData = &expr.Verdict{Kind: expr.VerdictJump, Chain: e.jump}
 	}

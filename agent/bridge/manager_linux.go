@@ -28,7 +28,6 @@ type Manager struct {
 
 	topology sync.RWMutex // held for writing while a network changes, for reading while a server does
 	serial   keyed        // one change of a server at a time
-	shape    sync.Mutex   // the ifbs
 
 	mu       sync.Mutex
 	networks map[string]vserver.Network       // as set in this process
@@ -50,6 +49,7 @@ type serverState struct {
 type portPlace struct {
 	note    portNote
 	network string // "" if not known: the link was gone before this process began
+	flows   bool   // there is, or may be, a memory of what it began
 }
 
 // Open takes charge of the current thread's network namespace: it switches IPv4 forwarding
@@ -127,21 +127,21 @@ func (m *Manager) find() error {
 		if !ok || note.link() != l.Attrs().Name {
 			continue
 		}
-		m.stateOf(note.Server).ports[note.NIC] = portPlace{note, masters[l.Attrs().MasterIndex]}
+		m.stateOf(note.Server).ports[note.NIC] = portPlace{note, masters[l.Attrs().MasterIndex], true}
 		if note.Class != 0 {
 			m.numbers[note.Class] = note.portID
 		}
 	}
-	ports, published, err := m.nft.find()
+	found, err := m.nft.find()
 	if err != nil {
 		return err
 	}
-	for _, p := range ports {
+	for _, p := range found.ports {
 		if s := m.stateOf(p.Server); s.ports[p.NIC].note.NIC == "" {
-			s.ports[p.NIC] = portPlace{note: portNote{portID: p}}
+			s.ports[p.NIC] = portPlace{note: portNote{portID: p}, flows: true}
 		}
 	}
-	for k, server := range published {
+	for k, server := range found.published {
 		m.stateOf(server).published[k] = true
 	}
 	return nil

@@ -9,8 +9,9 @@ import (
 
 // serverPlan is all that is wanted of one server.
 type serverPlan struct {
-	rules batch
-	ports []portPlan
+	rules  batch
+	digest string // of the rules; the kernel keeps it with them
+	ports  []portPlan
 }
 
 // portPlan is one interface of it.
@@ -26,9 +27,8 @@ type portPlan struct {
 	gatewayMAC string
 }
 
-// planServer decides everything about a server. gone are host ports that it published before
-// and no longer does. mtus are the networks' as decided.
-func planServer(w vserver.ServerNetwork, c Config, networks map[string]vserver.Network, gone []publishKey) (serverPlan, error) {
+// planServer decides everything about a server; the networks' MTUs are decided already.
+func planServer(w vserver.ServerNetwork, c Config, networks map[string]vserver.Network) (serverPlan, error) {
 	if err := checkServer(w, c, networks); err != nil {
 		return serverPlan{}, err
 	}
@@ -45,7 +45,13 @@ func planServer(w vserver.ServerNetwork, c Config, networks map[string]vserver.N
 		port.up, port.shapeUp = nicRate(l.Egress, c.HostEgress)
 		p.ports = append(p.ports, port)
 	}
-	p.rules.merge(publishRules(w.ID, w.NICs, gone))
+	p.rules.merge(publishRules(w.ID, w.NICs))
+	p.digest = p.rules.digest()
+	for i, e := range p.rules.elements {
+		if e.set == mapFromPort {
+			p.rules.elements[i].note = p.digest
+		}
+	}
 	return p, nil
 }
 
@@ -68,4 +74,15 @@ func (p serverPlan) String() string {
 	}
 	s.WriteString(p.rules.String())
 	return s.String()
+}
+
+// publishes are the host ports that the server gets.
+func (p serverPlan) publishes() []publishKey {
+	var out []publishKey
+	for _, q := range p.ports {
+		for _, x := range q.link.Publish {
+			out = append(out, keyOf(x))
+		}
+	}
+	return out
 }

@@ -3,8 +3,14 @@
 package bridge
 
 import (
+	"fmt"
+	"net/netip"
 	"testing"
 
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/reflejo/terraform-provider-reflejo/agent/fault"
 	"github.com/reflejo/terraform-provider-reflejo/agent/vserver"
 )
 
@@ -24,12 +30,17 @@ func testReach(t *testing.T, h *host) {
 	wire(t, h.ns, "uplink", "198.51.100.1/24", world, "eth0", "198.51.100.2/24")
 	must(t, h.SetNetwork(t.Context(), network(netA, "10.77.0.0/24", "10.77.0.1")))
 	must(t, h.SetNetwork(t.Context(), network(netB, "10.78.0.0/24", "10.78.0.1")))
-	a, b, c := newGuest(t), newGuest(t), newGuest(t)
+	routed := network(netC, "10.79.0.0/24", "10.79.0.1")
+	routed.NAT = false
+	must(t, h.SetNetwork(t.Context(), routed))
+	a, b, c, d := newGuest(t), newGuest(t), newGuest(t), newGuest(t)
 	h.place(a, 1, nic(netA, "10.77.0.2/24", "10.77.0.1", 1))
 	web := nic(netA, "10.77.0.3/24", "10.77.0.1", 2)
 	web.Publish = []vserver.Publish{{Protocol: "tcp", HostPort: 8080, Port: 80}}
 	h.place(b, 2, web)
 	h.place(c, 3, nic(netB, "10.78.0.2/24", "10.78.0.1", 3))
+	h.place(d, 4, nic(netC, "10.79.0.2/24", "10.79.0.1", 4))
+	serve(t, d.ns, ":80")
 	serve(t, b.ns, ":80")
 	serve(t, c.ns, ":80")
 	serve(t, world, ":80")
@@ -44,8 +55,77 @@ func testReach(t *testing.T, h *host) {
 	t.Run("published, from a neighbour", func(t *testing.T) { reaches(t, a.ns, "198.51.100.1:8080", "10.77.0.1") })
 	t.Run("published, from itself", func(t *testing.T) { reaches(t, b.ns, "10.77.0.1:8080", "10.77.0.1") })
 	t.Run("published, from another network", func(t *testing.T) { reaches(t, c.ns, "198.51.100.1:8080", "10.78.0.2") })
-	t.Run("another network", func(t *testing.T) { unreachable(t, a.ns, "10.78.0.2:80") })
-	for _, addr := range []string{"10.77.0.1:7443", "198.51.100.1:7443", "10.78.0.1:7443", "10.77.0.1:22", "198.51.100.1:22"} {
-		t.Run("the host's "+addr, func(t *testing.T) { unreachable(t, a.ns, addr) })
+	route(t, world, "10.76.0.0/14", "198.51.100.1")
+	t.Run("a routed network, from the world", func(t *testing.T) { reaches(t, world, "10.79.0.2:80", "198.51.100.2") })
+	t.Run("from a routed network", func(t *testing.T) { reaches(t, d.ns, "198.51.100.2:80", "10.79.0.2") })
+	t.Run("refused", func(t *testing.T) {
+		for _, c := range []struct {
+			who  string
+			ns   netns.NsHandle
+			addr string
+		}{
+			{"another network", a.ns, "10.78.0.2:80"}, {"a routed network", a.ns, "10.79.0.2:80"}, {"a network from a routed one", d.ns, "10.77.0.3:80"},
+			{"a network with NAT, from the world", world, "10.77.0.3:80"},
+			{"the agent", a.ns, "10.77.0.1:7443"}, {"the agent, at the uplink", a.ns, "198.51.100.1:7443"}, {"the agent, at another gateway", a.ns, "10.78.0.1:7443"},
+			{"the host", a.ns, "10.77.0.1:22"}, {"the host, at the uplink", a.ns, "198.51.100.1:22"}, {"the host, from a routed network", d.ns, "198.51.100.1:22"},
+		} {
+			t.Run(c.who, func(t *testing.T) { t.Parallel(); unreachable(t, c.ns, c.addr) })
+		}
+	})
+	t.Run("strangers' addresses", func(t *testing.T) { askForNobody(t, h, a) })
+	t.Run("ports in use", func(t *testing.T) {
+		for _, port := range []int{22, 7443} {
+			bad := web
+			bad.Publish = []vserver.Publish{{Protocol: "tcp", HostPort: port, Port: 80}}
+			err := h.Set(t.Context(), vserver.ServerNetwork{ID: serverID(2), Pid: b.pid, NICs: []vserver.Link{bad}})
+			if kind := map[int]fault.Kind{22: fault.Exists, 7443: fault.Invalid}[port]; !fault.Is(err, kind) {
+				t.Errorf("publish %d: %v, want %s", port, err, kind)
+			}
+		}
+		reaches(t, world, "198.51.100.1:8080", "")
+	})
+}
+
+// askForNobody sends to addresses of the network that nobody has, by way of the gateway: the
+// host must not start to look for them.
+func askForNobody(t *testing.T, h *host, a *testGuest) {
+	gw := gatewayMAC(netA, netip.MustParseAddr("10.77.0.1"))
+	for i := 100; i < 110; i++ {
+		inject(t, a.ns, "eth0", ether(gw, mac(macN(1)), typeIPv4, udp("10.77.0.2", fmt.Sprintf("10.77.0.%d", i), 1, 2, "anybody?")))
 	}
+	reaches(t, a.ns, "10.77.0.3:80", "")
+	br, err := h.h.LinkByName(bridgeName(netA))
+	must(t, err)
+	list, err := h.h.NeighList(br.Attrs().Index, unix.AF_INET)
+	must(t, err)
+	for _, n := range list {
+		if n.IP[len(n.IP)-1] >= 100 {
+			t.Errorf("the host looks for %s", n.IP)
+		}
+	}
+}
+
+// A server's connections are bounded; those of another are not touched by that.
+func TestConnectionsAreBounded(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, Config{ConnectionsPerNIC: 20})
+	world := newNS(t)
+	wire(t, h.ns, "uplink", "198.51.100.1/24", world, "eth0", "198.51.100.2/24")
+	must(t, h.SetNetwork(t.Context(), network(netA, "10.77.0.0/24", "10.77.0.1")))
+	a, b := newGuest(t), newGuest(t)
+	h.place(a, 1, nic(netA, "10.77.0.2/24", "10.77.0.1", 1))
+	h.place(b, 2, nic(netA, "10.77.0.3/24", "10.77.0.1", 2))
+	serve(t, world, ":80")
+	for i := range 60 {
+		c, _, err := connectTo(a.ns, "198.51.100.2:80")
+		if err != nil {
+			if i < 15 || i > 25 {
+				t.Fatalf("connection %d failed: %v", i, err)
+			}
+			reaches(t, b.ns, "198.51.100.2:80", "198.51.100.1")
+			return
+		}
+		defer c.Close()
+	}
+	t.Fatal("60 connections at once, bound is 20")
 }

@@ -1,6 +1,8 @@
 package bridge
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"strings"
 )
@@ -75,7 +77,7 @@ type element struct {
 	key    []byte
 	label  string // the key for people
 	jump   string // of a verdict map
-	owner  string // kept as the element's comment
+	note   string // kept by the kernel with the element, as its comment
 }
 
 // batch is a change of the ruleset that happens at once or not at all: what it has is made
@@ -88,6 +90,17 @@ type batch struct {
 	goneElements []element
 	goneChains   []chain
 	goneSets     []set
+}
+
+// digest names what the batch makes.
+func (b batch) digest() string {
+	sum := sha256.Sum256([]byte(b.String()))
+	return hex.EncodeToString(sum[:8])
+}
+
+// empty tells that the batch does nothing.
+func (b batch) empty() bool {
+	return len(b.sets)+len(b.chains)+len(b.elements)+len(b.goneElements)+len(b.goneChains)+len(b.goneSets) == 0
 }
 
 // merge adds another batch's content.

@@ -26,6 +26,7 @@ func (m *Manager) Set(ctx context.Context, want vserver.ServerNetwork) error {
 	err := m.set(ctx, want)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST) {
 		// Rules are not as they were left: somebody flushed them, say. Start from what is there.
+		m.cfg.Log.Warn("rules are not as they were left: made anew", "server", want.ID, "error", err)
 		if err := m.restore(); err != nil {
 			return fmt.Errorf("restore rules: %w", err)
 		}
@@ -40,14 +41,14 @@ func (m *Manager) set(ctx context.Context, want vserver.ServerNetwork) error {
 	networks := maps.Clone(m.networks)
 	m.mu.Unlock()
 	gone, fresh := old.publishChanges(want)
-	plan, err := planServer(want, m.cfg, networks, gone)
+	plan, err := planServer(want, m.cfg, networks)
 	if err != nil {
 		return err
 	}
 	if err := m.claim(want.ID, fresh); err != nil {
 		return err
 	}
-	if err := m.setRules(want, plan, old); err != nil {
+	if err := m.setRules(want, plan, old, gone); err != nil {
 		m.forget(want.ID, fresh)
 		return err
 	}
@@ -59,20 +60,27 @@ func (m *Manager) set(ctx context.Context, want vserver.ServerNetwork) error {
 }
 
 // setRules makes a server's rules. They come before its links, so that a port is never
-// without them; links that are not wanted any more go before theirs.
-func (m *Manager) setRules(want vserver.ServerNetwork, plan serverPlan, old *serverState) error {
+// without them; links that are not wanted any more go before theirs. Rules that are as
+// wanted stay untouched: taking rules out costs the kernel a grace period, some 10 ms.
+func (m *Manager) setRules(want vserver.ServerNetwork, plan serverPlan, old *serverState, gone []publishKey) error {
 	if err := m.dropPorts(want.ID, old.unwanted(want)); err != nil {
 		return err
 	}
-	for _, p := range plan.ports {
-		plan.rules.merge(movedRules(old.ports[p.id.NIC], p))
-	}
 	m.note(want.ID, plan)
-	if err := m.nft.apply(plan.rules); err != nil {
+	changes := noPublishRules(want.ID, gone, len(plan.publishes()) == 0)
+	for _, p := range plan.ports {
+		changes.merge(changedRules(old.ports[p.id.NIC], p))
+	}
+	if err := m.nft.applyServer(plan, changes); err != nil {
 		return err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	for _, p := range plan.ports {
+		place := m.stateOf(want.ID).ports[p.id.NIC]
+		place.flows = p.link.Filtered
+		m.stateOf(want.ID).ports[p.id.NIC] = place
+	}
 	m.wanted[want.ID] = want
 	return nil
 }
@@ -117,12 +125,18 @@ func (s *serverState) unwanted(want vserver.ServerNetwork) []portPlace {
 	return out
 }
 
-// movedRules removes what an interface had as another address or on another network.
-func movedRules(old portPlace, p portPlan) batch {
-	if old.network == "" || !old.note.Address.IsValid() || old.network == p.network && old.note.Address.Addr() == p.link.Address.Addr() {
-		return batch{}
+// changedRules removes what an interface had at another address, on another network, or
+// while it was filtered.
+func changedRules(old portPlace, p portPlan) batch {
+	b := batch{}
+	moved := old.network != p.network || old.note.Address.Addr() != p.link.Address.Addr()
+	if moved && old.network != "" && old.note.Address.IsValid() {
+		b.goneElements = append(b.goneElements, trackedElement(p.id, old.network, old.note.Address.Addr()))
 	}
-	return batch{goneElements: []element{trackedElement(p.id, old.network, old.note.Address.Addr())}}
+	if old.flows && !p.link.Filtered {
+		b.goneSets = append(b.goneSets, flowsOf(p.id))
+	}
+	return b
 }
 
 // note remembers what is being made, before it is: Remove must know of it.
@@ -131,7 +145,8 @@ func (m *Manager) note(server string, plan serverPlan) {
 	defer m.mu.Unlock()
 	s := m.stateOf(server)
 	for _, p := range plan.ports {
-		s.ports[p.id.NIC] = portPlace{noteOf(server, p.link, s.ports[p.id.NIC].note.Class), p.network}
+		had := s.ports[p.id.NIC]
+		s.ports[p.id.NIC] = portPlace{noteOf(server, p.link, had.note.Class), p.network, had.flows || p.link.Filtered}
 	}
 }
 
@@ -225,7 +240,7 @@ func (m *Manager) connectPort(g *guest, p portPlan, old portPlace) error {
 		}
 	}
 	m.mu.Lock()
-	m.stateOf(p.id.Server).ports[p.id.NIC] = portPlace{note, p.network}
+	m.stateOf(p.id.Server).ports[p.id.NIC] = portPlace{note, p.network, p.link.Filtered}
 	m.mu.Unlock()
 	if err := m.up(host); err != nil {
 		return err
@@ -322,7 +337,7 @@ func (m *Manager) Remove(_ context.Context, id string) error {
 	}
 	if len(old.published) > 0 {
 		keys := slices.Collect(maps.Keys(old.published))
-		if err := m.nft.apply(publishRules(id, nil, keys)); err != nil {
+		if err := m.nft.apply(noPublishRules(id, keys, true)); err != nil {
 			return fmt.Errorf("remove published ports of server %s: %w", id, err)
 		}
 	}
@@ -364,26 +379,30 @@ func (m *Manager) dropPorts(server string, places []portPlace) error {
 
 // restore makes all rules again as they were last set, and learns what the kernel has.
 func (m *Manager) restore() error {
-	b := skeleton(m.cfg)
 	if err := m.nft.openTables(m.cfg); err != nil {
 		return err
 	}
-	if _, _, err := m.nft.find(); err != nil {
+	if _, err := m.nft.find(); err != nil {
 		return err
 	}
 	m.mu.Lock()
 	networks, wanted := maps.Clone(m.networks), maps.Clone(m.wanted)
 	m.mu.Unlock()
+	b := batch{elements: peerElements(peersOf(networks))}
 	for _, n := range networks {
 		b.merge(networkRules(n, nil))
 	}
-	b.elements = append(b.elements, peerElements(peersOf(networks))...)
+	if err := m.nft.apply(b); err != nil {
+		return err
+	}
 	for _, w := range wanted {
-		plan, err := planServer(w, m.cfg, networks, nil)
+		plan, err := planServer(w, m.cfg, networks)
 		if err != nil {
 			return err
 		}
-		b.merge(plan.rules)
+		if err := m.nft.applyServer(plan, batch{}); err != nil {
+			return fmt.Errorf("server %s: %w", w.ID, err)
+		}
 	}
-	return m.nft.apply(b)
+	return nil
 }

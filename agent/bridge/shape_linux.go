@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"unsafe"
 
+	"github.com/reflejo/terraform-provider-reflejo/agent/fault"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -27,54 +28,41 @@ func (m *Manager) upwards() direction {
 	return direction{ifbUp, netlink.HANDLE_MIN_INGRESS, m.cfg.HostEgress}
 }
 
-// openShaping gives ifbs that an earlier process made the host's bounds of now.
+// openShaping makes both ifbs, with the host's bounds of now.
 func (m *Manager) openShaping() error {
-	return m.inside(func() error {
-		for _, d := range []direction{m.down(), m.upwards()} {
-			l, err := m.link(d.ifb)
-			if err != nil {
-				return err
-			}
-			if l == nil && d.host == 0 {
-				continue
-			}
-			if _, err := m.ifb(d); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	return m.inside(func() error { return errors.Join(m.openIFB(m.down()), m.openIFB(m.upwards())) })
 }
 
-// ifb makes the device that shapes a direction.
-func (m *Manager) ifb(d direction) (netlink.Link, error) {
-	m.shape.Lock()
-	defer m.shape.Unlock()
+// openIFB makes the device that shapes a direction.
+func (m *Manager) openIFB(d direction) error {
 	l, err := m.link(d.ifb)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if l == nil {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name, attrs.TxQLen, attrs.Alias = d.ifb, shapedRing, "reflejo shaping"
-		if err := m.h.LinkAdd(&netlink.Ifb{LinkAttrs: attrs}); err != nil && !errors.Is(err, unix.EEXIST) {
-			return nil, fmt.Errorf("make %s: %w", d.ifb, err)
+		if err := m.h.LinkAdd(&netlink.Ifb{LinkAttrs: attrs}); err != nil {
+			return fmt.Errorf("make %s: %w", d.ifb, err)
 		}
 		if l, err = m.h.LinkByName(d.ifb); err != nil {
-			return nil, fmt.Errorf("find %s: %w", d.ifb, err)
+			return fmt.Errorf("find %s: %w", d.ifb, err)
 		}
 		if err := sysctl("net/ipv6/conf/"+d.ifb+"/disable_ipv6", "1"); err != nil {
-			return nil, err
+			return err
 		}
+	}
+	if l.Type() != "ifb" {
+		return fault.New(fault.Exists, "link %s is a %s of somebody else", d.ifb, l.Type())
 	}
 	htb := netlink.NewHtb(netlink.QdiscAttrs{LinkIndex: l.Attrs().Index, Handle: htbMajor << 16, Parent: netlink.HANDLE_ROOT})
 	if err := m.h.QdiscAdd(htb); err != nil && !errors.Is(err, unix.EEXIST) {
-		return nil, fmt.Errorf("make queue of %s: %w", d.ifb, err)
+		return fmt.Errorf("make queue of %s: %w", d.ifb, err)
 	}
 	if err := setClass(l, htbRoot, htbMajor<<16, hostRate(d.host)); err != nil {
-		return nil, err
+		return err
 	}
-	return l, m.up(l)
+	return m.up(l)
 }
 
 // shapePort makes an interface's classes and leads its traffic through them, and returns the
@@ -128,12 +116,9 @@ func (m *Manager) freeNumber() uint16 {
 
 // lead sends a direction's traffic through a class of rate r.
 func (m *Manager) lead(host netlink.Link, d direction, number uint16, r rate) error {
-	ifb, err := m.link(d.ifb)
-	if err == nil && ifb == nil {
-		ifb, err = m.ifb(d)
-	}
+	ifb, err := m.h.LinkByName(d.ifb)
 	if err != nil {
-		return err
+		return fmt.Errorf("find %s: %w", d.ifb, err)
 	}
 	if err := setClass(ifb, classID(number), htbRoot, r); err != nil {
 		return err
@@ -282,7 +267,7 @@ func (m *Manager) queueDrops(number uint16) (down, up int64, err error) {
 
 // classDrops reads TCA_STATS2 of one class.
 func classDrops(l netlink.Link, class uint32) (int64, error) {
-	msgs, err := tcRequest(unix.RTM_GETTCLASS, 0, l, class, 0).Execute(unix.NETLINK_ROUTE, unix.RTM_NEWTCLASS)
+	msgs, err := tcRequest(unix.RTM_GETTCLASS, unix.NLM_F_ECHO, l, class, 0).Execute(unix.NETLINK_ROUTE, unix.RTM_NEWTCLASS)
 	if errors.Is(err, unix.ENOENT) {
 		return 0, nil
 	}

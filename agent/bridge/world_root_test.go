@@ -138,6 +138,7 @@ func (g *testGuest) end() {
 const (
 	netA = "0a000000-0000-4000-8000-00000000000a"
 	netB = "0b000000-0000-4000-8000-00000000000b"
+	netC = "0c000000-0000-4000-8000-00000000000c"
 )
 
 func network(id, cidr, gateway string) vserver.Network {
@@ -318,4 +319,10 @@ func stillFlows(t *testing.T, c net.Conn) {
 			t.Fatal("the connection does not carry anything any more")
 		}
 	}
+}
+
+// route adds a route by way of a gateway.
+func route(t *testing.T, ns netns.NsHandle, to, via string) {
+	t.Helper()
+	must(t, handle(t, ns).RouteAdd(&netlink.Route{Dst: ipNet(netip.MustParsePrefix(to)), Gw: netip.MustParseAddr(via).AsSlice()}))
 }
