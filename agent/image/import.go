@@ -333,13 +333,14 @@ func (m *Manager) fill(ctx context.Context, c content, report Progress) (facts, 
 			return err
 		})
 		small := tooSmall{}
-		if err == nil || !errors.As(err, &small) || small.want <= size {
+		if err == nil || !errors.As(err, &small) {
 			return f, err
 		}
-		if most := 2 * m.config.Limits.Size; small.want > most {
+		const unit = 1 << 20
+		size = (max(small.want, 2*size) + unit - 1) / unit * unit
+		if most := max(4*m.config.Limits.Size, 1<<30); size > most {
 			return f, fault.New(fault.Exhausted, "the image does not fit a disk of %s", units.FormatBytes(most))
 		}
-		size = small.want
 	}
 }
 
@@ -350,13 +351,13 @@ func (m *Manager) unpack(ctx context.Context, c content, root string, report Pro
 		return facts{}, err
 	}
 	defer t.Close()
-	if need, total := c.about().size, int64(0); need > 0 {
-		var free int64
-		if total, free, err = t.Space(); err != nil {
+	if need := c.about().size; need > 0 {
+		_, free, err := t.Space()
+		if err != nil {
 			return facts{}, err
 		}
-		if want := need + need/4; want > free {
-			return facts{}, tooSmall{(total - free) + want}
+		if need > free { // with room for what the file system keeps for itself, and for small files
+			return facts{}, tooSmall{need + need/4 + 64<<20}
 		}
 	}
 	u := newUnpacker(t, m.config.Limits)

@@ -417,3 +417,44 @@ func FuzzUnpack(f *testing.F) {
 		}
 	})
 }
+
+// FuzzOpenTar: no file is taken for an image that it is not, panics, or needs more than it may.
+func FuzzOpenTar(f *testing.F) {
+	blob := strings.Repeat("a", 64)
+	f.Add(tarOf(f, dir("."), file("oci-layout", "{}"), file("index.json", `{"schemaVersion":2,"manifests":[{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"sha256:`+blob+`","size":3}]}`), file("blobs/sha256/"+blob, "abc")))
+	f.Add(tarOf(f, file("manifest.json", `[{"Config":"`+blob+`.json","Layers":["`+blob+`/layer.tar"]}]`), file(blob+".json", `{"rootfs":{"diff_ids":["sha256:`+blob+`"]}}`), link(blob+"/layer.tar", "../"+blob+"/layer.tar")))
+	f.Add(tarOf(f, file("etc/passwd", "x")))
+	f.Add([]byte{0x28, 0xb5, 0x2f, 0xfd, 0, 0})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		temp := t.TempDir()
+		tmp, err := tempFile(temp)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tmp.Write(data); err != nil {
+			t.Fatal(err)
+		}
+		o := options{arch: "amd64", limits: testLimits, temp: temp, report: func(string, int64, int64) {}}
+		c, err := openTar(t.Context(), tarFile{tmp, int64(len(data)), func() (string, error) { return digestBytes(data), nil }, true}, o)
+		if err != nil {
+			if !fault.Is(err, fault.Invalid) {
+				t.Fatalf("refused with %v, want fault.Invalid", err)
+			}
+			return
+		}
+		defer c.close()
+		if !ValidID(c.about().id) {
+			t.Fatalf("id %q", c.about().id)
+		}
+		j := newJail(t)
+		tr, err := openTree(j.root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tr.Close()
+		if err := c.unpack(t.Context(), newUnpacker(tr, testLimits), o.report); err != nil && !fault.Is(err, fault.Invalid) {
+			t.Fatalf("refused with %v, want fault.Invalid", err)
+		}
+		j.check(t)
+	})
+}
