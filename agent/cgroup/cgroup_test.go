@@ -293,3 +293,18 @@ func FuzzStat(f *testing.F) {
 		ioMaxV2(a, vserver.LimitSet{Major: 1})
 	})
 }
+
+func TestMountOptions(t *testing.T) {
+	const mountinfo = `24 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
+35 24 0:30 / /sys/fs/cgroup rw,nosuid,nodev shared:9 - cgroup2 cgroup2 rw,nsdelegate
+36 24 0:31 / /sys/fs/cgroup/x rw - tmpfs tmpfs rw,mode=755
+`
+	if got, ok := mountOptions(mountinfo, "/sys/fs/cgroup"); !ok || strings.Join(got, " ") != "rw nsdelegate" {
+		t.Errorf("got %v, %v", got, ok)
+	}
+	for _, dir := range []string{"/sys/fs/cgroup/x", "/nowhere"} {
+		if got, ok := mountOptions(mountinfo, dir); ok {
+			t.Errorf("%s is taken for cgroup2: %v", dir, got)
+		}
+	}
+}

@@ -96,7 +96,7 @@ type program struct {
 // start runs argv in the server; it is in the group before argv begins.
 func start(t *testing.T, m *Manager, id string, env []string, argv ...string) *program {
 	t.Helper()
-	cmd := exec.Command("/bin/sh", append([]string{"-c", `read _; exec "$@"`, "sh"}, argv...)...)
+	cmd := exec.Command("/bin/sh", append([]string{"-c", `read _; echo 0 > /proc/self/oom_score_adj; exec "$@"`, "sh"}, argv...)...)
 	cmd.Env = append(os.Environ(), env...)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()

@@ -45,19 +45,27 @@ func (t tree) readOr(file string) string {
 	return s
 }
 
+// write bypasses os.File: control files can be polled, so the runtime would take an
+// EAGAIN of the kernel's for "wait until writable" and never come back.
 func (t tree) write(file, value string) error {
-	f, err := os.OpenFile(t.path(file), os.O_WRONLY|os.O_TRUNC|unix.O_NOFOLLOW, 0)
+	fd, err := unix.Open(t.path(file), unix.O_WRONLY|unix.O_TRUNC|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return err
+		return &fs.PathError{Op: "open", Path: t.path(file), Err: err}
 	}
-	defer f.Close()
+	defer unix.Close(fd)
 	if value == "" {
 		value = "\n" // the kernel is not called for an empty write
 	}
-	if _, err := f.WriteString(value); err != nil {
-		return fmt.Errorf("write %q to %s: %w", value, file, err)
+	for {
+		_, err := unix.Write(fd, []byte(value))
+		if errors.Is(err, unix.EINTR) {
+			continue // a lower memory limit waits for reclaim, which signals interrupt
+		}
+		if err != nil {
+			return fmt.Errorf("write %q to %s: %w", value, file, err)
+		}
+		return nil
 	}
-	return nil
 }
 
 // apply makes the settings so, in order. What is so already is left alone; the way back

@@ -100,6 +100,21 @@ func parentV2(cfg Config, min int64) []setting {
 	return s
 }
 
+// mountOptions finds the options of the file system mounted at a directory in the content
+// of /proc/self/mountinfo; the last mount there counts.
+func mountOptions(mountinfo, dir string) (options []string, ok bool) {
+	for l := range strings.Lines(mountinfo) {
+		// 35 24 0:30 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate
+		mount, fs, found := strings.Cut(l, " - ")
+		fields, fsFields := strings.Fields(mount), strings.Fields(fs)
+		if !found || len(fields) < 5 || len(fsFields) < 3 || fields[4] != dir {
+			continue
+		}
+		options, ok = strings.Split(fsFields[2], ","), fsFields[0] == "cgroup2"
+	}
+	return options, ok
+}
+
 // missing are the wanted controllers that are not in a file like cgroup.controllers.
 func missing(content string, wanted []string) []string {
 	have := strings.Fields(content)

@@ -38,6 +38,9 @@ func openV2(cfg Config, t tree) (*v2, error) {
 	if err := b.enable(cfg.Parent); err != nil {
 		return nil, err
 	}
+	if err := recursiveProtection(t); err != nil {
+		return nil, err
+	}
 	return b, b.protect()
 }
 
@@ -71,6 +74,12 @@ func (b *v2) set(ctx context.Context, id string, want vserver.LimitSet, pin cpus
 	}
 	if made {
 		u.Add(func() { _ = b.tree.remove(context.WithoutCancel(ctx), dir) })
+		if err := recursiveProtection(b.tree); err != nil {
+			return err
+		}
+	}
+	if err := b.enable(dir); err != nil {
+		return err
 	}
 	hard, _ := memoryLimits(want.Memory, pageSize)
 	if err := b.reclaim(&u, dir, hard); err != nil {
@@ -80,8 +89,12 @@ func (b *v2) set(ctx context.Context, id string, want vserver.LimitSet, pin cpus
 	if err != nil {
 		return err
 	}
+	cpus, err := b.cpus(dir, pin)
+	if err != nil {
+		return err
+	}
 	settings := append([]setting{{file: path.Join(dir, "memory.max"), value: number(hard)}},
-		limitsV2(dir, want, pin.String(), ioMax, pageSize)...)
+		limitsV2(dir, want, cpus, ioMax, pageSize)...)
 	if err := b.tree.apply(&u, settings); err != nil {
 		return err
 	}
@@ -93,6 +106,20 @@ func (b *v2) set(ctx context.Context, id string, want vserver.LimitSet, pin cpus
 	}
 	u.Keep()
 	return nil
+}
+
+// cpus is the cpuset to write. None means all of the host's, except that the kernel does
+// not let a group with tasks go back to none (ENOSPC): then all are named.
+func (b *v2) cpus(dir string, pin cpuset.Set) (string, error) {
+	if len(pin) > 0 {
+		return pin.String(), nil
+	}
+	now, err := b.tree.read(path.Join(dir, "cpuset.cpus"))
+	if err != nil || strings.TrimSpace(now) == "" {
+		return "", err
+	}
+	all, err := b.tree.read("cpuset.cpus.effective")
+	return strings.TrimSpace(all), err
 }
 
 // reclaim makes room for a lower hard limit. Writing memory.max itself below what is in
