@@ -22,12 +22,13 @@ type filter struct {
 
 	mu         sync.Mutex
 	kept       map[string]bool   // chains whose rules must stay, by name
-	digests    map[string]string // of the rules of ports, by link name, as of the generation
+	noted      map[string]bool   // ports that have a digest in the kernel, by link name
+	digests    map[string]string // of the rules of ports, as of the generation
 	generation uint32            // of the namespace's rules, of all programs
 }
 
 func newFilter(ns netns.NsHandle) *filter {
-	return &filter{ns: ns, kept: map[string]bool{}, digests: map[string]string{}}
+	return &filter{ns: ns, kept: map[string]bool{}, noted: map[string]bool{}, digests: map[string]string{}}
 }
 
 func (f *filter) conn() (*nftables.Conn, error) {
@@ -89,7 +90,7 @@ func (f *filter) applyServer(p serverPlan, changes batch) error {
 		return nil
 	}
 	for _, e := range p.rules.elements {
-		if e.set == mapFromPort {
+		if e.set == mapFromPort && f.noted[e.label] {
 			changes.goneElements = append(changes.goneElements, e) // its note changes
 		}
 	}
@@ -131,6 +132,12 @@ func (f *filter) write(b batch) error {
 	for _, e := range b.goneElements {
 		if e.set == mapFromPort {
 			delete(f.digests, e.label)
+			delete(f.noted, e.label)
+		}
+	}
+	for _, e := range b.elements {
+		if e.set == mapFromPort {
+			f.noted[e.label] = true
 		}
 	}
 	return nil
@@ -223,6 +230,7 @@ func (f *filter) find() (foundRules, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	clear(f.kept)
+	clear(f.noted)
 	clear(f.digests)
 	if f.generation, err = f.readGeneration(); err != nil {
 		return found, err
@@ -258,7 +266,8 @@ func (f *filter) find() (foundRules, error) {
 		return found, fmt.Errorf("list ports with rules: %w", err)
 	}
 	for _, e := range ports {
-		f.digests[strings.TrimRight(string(e.Key), "\x00")] = e.Comment
+		name := strings.TrimRight(string(e.Key), "\x00")
+		f.noted[name], f.digests[name] = true, e.Comment
 	}
 	return found, nil
 }

@@ -85,11 +85,15 @@ func (m *Manager) open() error {
 	if m.h, err = netlink.NewHandleAt(m.ns, unix.NETLINK_ROUTE); err != nil {
 		return fmt.Errorf("open netlink: %w", err)
 	}
-	if err := m.inside(m.hostSysctls); err != nil {
+	if err := m.inside(func() error { return sysctl("net/ipv4/ip_forward", "1") }); err != nil {
 		return err
 	}
 	m.nft = newFilter(m.ns)
 	if err := m.nft.openTables(m.cfg); err != nil {
+		return err
+	}
+	// The rules above are what loads connection tracking.
+	if err := m.inside(m.roomForConnections); err != nil {
 		return err
 	}
 	if err := m.find(); err != nil {
@@ -322,13 +326,11 @@ func (k *keyed) lock(name string) func() {
 	}
 }
 
-// hostSysctls makes the host route and gives connection tracking room.
-func (m *Manager) hostSysctls() error {
-	if err := sysctl("net/ipv4/ip_forward", "1"); err != nil {
-		return err
-	}
+// roomForConnections makes the host's table of connections large enough for what servers may
+// have. The kernel lets only its first network namespace change it, which is no fault.
+func (m *Manager) roomForConnections() error {
 	if err := raiseSysctl("net/netfilter/nf_conntrack_max", hostConnections); err != nil {
-		m.cfg.Log.Debug("connection tracking keeps its size", "error", err) // only the first namespace may change it
+		m.cfg.Log.Debug("the table of connections keeps its size", "error", err)
 	}
 	return nil
 }

@@ -63,7 +63,7 @@ func (m *Manager) set(ctx context.Context, want vserver.ServerNetwork) error {
 // without them; links that are not wanted any more go before theirs. Rules that are as
 // wanted stay untouched: taking rules out costs the kernel a grace period, some 10 ms.
 func (m *Manager) setRules(want vserver.ServerNetwork, plan serverPlan, old *serverState, gone []publishKey) error {
-	if err := m.dropPorts(want.ID, old.unwanted(want)); err != nil {
+	if err := m.dropPorts(want.ID, old.unwanted(want), batch{}); err != nil {
 		return err
 	}
 	m.note(want.ID, plan)
@@ -332,14 +332,9 @@ func (m *Manager) Remove(_ context.Context, id string) error {
 	for _, p := range old.ports {
 		places = append(places, p)
 	}
-	if err := m.dropPorts(id, places); err != nil {
+	published := noPublishRules(id, slices.Collect(maps.Keys(old.published)), true)
+	if err := m.dropPorts(id, places, published); err != nil {
 		return fmt.Errorf("remove network of server %s: %w", id, err)
-	}
-	if len(old.published) > 0 {
-		keys := slices.Collect(maps.Keys(old.published))
-		if err := m.nft.apply(noPublishRules(id, keys, true)); err != nil {
-			return fmt.Errorf("remove published ports of server %s: %w", id, err)
-		}
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -348,12 +343,12 @@ func (m *Manager) Remove(_ context.Context, id string) error {
 	return nil
 }
 
-// dropPorts removes interfaces: links first, so that none is ever without its rules.
-func (m *Manager) dropPorts(server string, places []portPlace) error {
-	if len(places) == 0 {
+// dropPorts removes interfaces and whatever rules are gone with them: links first, so that
+// none is ever without its rules.
+func (m *Manager) dropPorts(server string, places []portPlace, rules batch) error {
+	if len(places) == 0 && rules.empty() {
 		return nil
 	}
-	rules := batch{}
 	for _, p := range places {
 		if err := m.removeLink(p.note.link()); err != nil {
 			return err

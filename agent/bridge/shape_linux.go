@@ -62,7 +62,29 @@ func (m *Manager) openIFB(d direction) error {
 	if err := setClass(l, htbRoot, htbMajor<<16, hostRate(d.host)); err != nil {
 		return err
 	}
+	if err := m.sweep(l); err != nil {
+		return err
+	}
 	return m.up(l)
+}
+
+// sweep removes classes of interfaces that are no more.
+func (m *Manager) sweep(ifb netlink.Link) error {
+	list, err := m.h.ClassList(ifb, 0)
+	if err != nil {
+		return fmt.Errorf("list classes of %s: %w", ifb.Attrs().Name, err)
+	}
+	for _, c := range list {
+		handle := c.Attrs().Handle
+		number := uint16(handle&0xffff) >> 4
+		if _, used := m.numbers[number]; used || handle == htbRoot || classID(number) != handle {
+			continue
+		}
+		if err := removeClass(ifb, handle); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // shapePort makes an interface's classes and leads its traffic through them, and returns the
@@ -204,12 +226,19 @@ func (m *Manager) unshape(number uint16) error {
 		if l == nil {
 			continue
 		}
-		req := tcRequest(unix.RTM_DELTCLASS, 0, l, classID(number), htbRoot)
-		if _, err := req.Execute(unix.NETLINK_ROUTE, 0); err != nil && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("remove class %x of %s: %w", classID(number), name, err)
+		if err := removeClass(l, classID(number)); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+func removeClass(l netlink.Link, class uint32) error {
+	_, err := tcRequest(unix.RTM_DELTCLASS, 0, l, class, htbRoot).Execute(unix.NETLINK_ROUTE, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return wrapf(err, "remove class %x of %s", class, l.Attrs().Name)
 }
 
 func tcRequest(kind, flags int, l netlink.Link, handle, parent uint32) *nl.NetlinkRequest {

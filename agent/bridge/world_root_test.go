@@ -106,7 +106,9 @@ type testGuest struct {
 func newGuest(t *testing.T) *testGuest {
 	t.Helper()
 	cmd := exec.Command("sleep", "3600")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: unix.SIGKILL}
+	// As a server: its namespace belongs to a user namespace that is not the host's.
+	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 1 << 20, Size: 65536}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWUSER, Pdeathsig: unix.SIGKILL, UidMappings: ids, GidMappings: ids}
 	// The parent of the death signal is a thread: it must live as long as the test.
 	started := make(chan error)
 	stop := make(chan struct{})
