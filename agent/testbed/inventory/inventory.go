@@ -41,6 +41,13 @@ func (i Inventory) Diff(after Inventory) string {
 	return b.String()
 }
 
+// Only is the inventory's lines that contain one of the texts.
+func (i Inventory) Only(texts ...string) Inventory {
+	return slices.DeleteFunc(slices.Clone(i), func(line string) bool {
+		return !slices.ContainsFunc(texts, func(t string) bool { return strings.Contains(line, t) })
+	})
+}
+
 // Without is the inventory without the lines that contain one of the texts: what a test
 // expects to change.
 func (i Inventory) Without(texts ...string) Inventory {

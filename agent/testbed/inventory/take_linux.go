@@ -19,11 +19,13 @@ import (
 type Scope struct {
 	// Dirs are directories: mounts, loop devices and files in them are listed.
 	Dirs []string
-	// Cgroup is the parent of the control groups, below each hierarchy's root; processes in
-	// them are listed.
+	// Cgroup is the parent of the control groups, below each hierarchy's root, or a pattern
+	// of parents' names; processes in a parent's groups are listed.
 	Cgroup string
 	// Namespaces has processes listed that are in the calling thread's network namespace.
 	Namespaces bool
+	// AllProcesses has every process of the machine listed.
+	AllProcesses bool
 	// SkipFiles are names of files that are not listed, in whatever directory: what a program
 	// renews by itself.
 	SkipFiles []string
@@ -272,7 +274,7 @@ func (s Scope) processes() (lines []string, err error) {
 			continue
 		}
 		netns, _ := os.Readlink("/proc/" + e.Name() + "/ns/net")
-		if !s.inGroup(e.Name()) && !(s.Namespaces && netns != "" && netns == own) {
+		if !s.AllProcesses && !s.inGroup(e.Name()) && !(s.Namespaces && netns != "" && netns == own) {
 			continue
 		}
 		argv, err := os.ReadFile("/proc/" + e.Name() + "/cmdline")

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/reflejo/terraform-provider-reflejo/agent/testbed"
+	"github.com/reflejo/terraform-provider-reflejo/agent/testbed/demo"
 )
 
 func main() {
@@ -32,7 +33,7 @@ func command() *cobra.Command {
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 	}
 	root.PersistentFlags().StringVar(&dir, "dir", ".testbed", "directory of the testbed")
-	root.AddCommand(upCommand(&dir), downCommand(&dir), inventoryCommand(&dir),
+	root.AddCommand(upCommand(&dir), downCommand(&dir), inventoryCommand(&dir), demoCommand(),
 		hostCommand(&dir, "start HOST", "Boot a host that is down and start its agent", (*testbed.Host).Start),
 		hostCommand(&dir, "kill-agent HOST", "SIGKILL the agent alone", (*testbed.Host).KillAgent),
 		hostCommand(&dir, "kill-host HOST", "SIGKILL everything of a host; its kernel still answers, with resets", (*testbed.Host).Kill),
@@ -105,6 +106,24 @@ func downCommand(dir *string) *cobra.Command {
 			return step("remove hosts", func() error { return bed.Down(cmd.Context()) })
 		},
 	}
+}
+
+func demoCommand() *cobra.Command {
+	var c demo.Config
+	cmd := &cobra.Command{
+		Use: "demo", Short: "Show reflejo at work on hosts of its own", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			program, err := os.Executable()
+			if err != nil {
+				return err
+			}
+			c.Bin = filepath.Dir(program)
+			return demo.Run(cmd.Context(), c, os.Stdout)
+		},
+	}
+	cmd.Flags().StringVar(&c.Dir, "work", ".cache/demo", "directory of the demo's hosts, which it removes")
+	cmd.Flags().StringVar(&c.Example, "example", "examples/three-hosts", "configuration that is applied")
+	return cmd
 }
 
 func inventoryCommand(dir *string) *cobra.Command {
