@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -28,7 +29,6 @@ import (
 	"github.com/reflejo/terraform-provider-reflejo/agent/service"
 	"github.com/reflejo/terraform-provider-reflejo/agent/store"
 	"github.com/reflejo/terraform-provider-reflejo/agent/sysctl"
-	"github.com/reflejo/terraform-provider-reflejo/agent/undo"
 	"github.com/reflejo/terraform-provider-reflejo/agent/vserver"
 )
 
@@ -76,7 +76,7 @@ func runAgent(ctx context.Context, config Config, logs io.Writer) error {
 		Name: "agent", Level: hclog.LevelFromString(config.Log.Level), Output: logs, JSONFormat: config.Log.JSON,
 	})
 	ag := &agent{config: config, log: log, started: time.Now()}
-	defer ag.close.Run()
+	defer ag.closeAll()
 	if err := ag.open(ctx); err != nil {
 		return err
 	}
@@ -112,7 +112,7 @@ type agent struct {
 	config  Config
 	log     hclog.Logger
 	started time.Time
-	close   undo.Stack // closes what was opened, newest first
+	closers []func() // close what was opened, newest last
 
 	source   *pki.Source
 	db       *store.DB
@@ -126,6 +126,15 @@ type agent struct {
 	metrics  *metrics.Metrics
 	service  *service.Service
 	capacity vserver.Capacity // without the disk, which changes
+}
+
+func (ag *agent) onClose(f func()) { ag.closers = append(ag.closers, f) }
+
+// closeAll closes what was opened, newest first.
+func (ag *agent) closeAll() {
+	for _, f := range slices.Backward(ag.closers) {
+		f()
+	}
 }
 
 // open wires the agent from the bottom up and recovers what an earlier one left.
@@ -158,7 +167,7 @@ func (ag *agent) openState(context.Context) error {
 	if ag.db, err = store.Open(filepath.Join(c.StateDir, "state.db")); err != nil {
 		return err
 	}
-	ag.close.Add(func() { ag.logged("close state", ag.db.Close()) })
+	ag.onClose(func() { ag.logged("close state", ag.db.Close()) })
 	if err := sysctl.Raise("/proc/sys"); err != nil {
 		ag.log.Warn("kernel tables could not be raised; many servers may exhaust them", "error", err)
 	}
@@ -173,14 +182,14 @@ func (ag *agent) openEdges(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ag.close.Add(func() { ag.logged("close pool", ag.pool.Close()) })
+	ag.onClose(func() { ag.logged("close pool", ag.pool.Close()) })
 	if err := ag.openLimits(); err != nil {
 		return err
 	}
 	if ag.bridge, err = bridge.Open(ag.bridgeConfig()); err != nil {
 		return err
 	}
-	ag.close.Add(ag.bridge.Close)
+	ag.onClose(ag.bridge.Close)
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find the agent's own program: %w", err)
@@ -198,7 +207,7 @@ func (ag *agent) openEdges(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ag.close.Add(func() { ag.logged("close runtime", ag.runtime.Close()) })
+	ag.onClose(func() { ag.logged("close runtime", ag.runtime.Close()) })
 	return nil
 }
 
@@ -269,7 +278,7 @@ func (ag *agent) openManagers(context.Context) error {
 // recover takes over what is there: images before the servers that are made from them,
 // networks before the servers that are on them.
 func (ag *agent) recover(ctx context.Context) error {
-	ag.close.Add(ag.servers.Close)
+	ag.onClose(ag.servers.Close)
 	if err := ag.images.Recover(ctx); err != nil {
 		return fmt.Errorf("take over images: %w", err)
 	}
@@ -287,7 +296,7 @@ func (ag *agent) recover(ctx context.Context) error {
 			ag.log.Error("consoles and /proc views are no longer looked after", "error", err)
 		}
 	}()
-	ag.close.Add(func() { stop(); <-done })
+	ag.onClose(func() { stop(); <-done })
 	return nil
 }
 
@@ -296,7 +305,7 @@ func (ag *agent) openService(context.Context) error {
 	if err != nil {
 		return err
 	}
-	ag.close.Add(func() { ag.logged("close audit log", audit.Close()) })
+	ag.onClose(func() { ag.logged("close audit log", audit.Close()) })
 	ag.service = service.New(service.Config{
 		Host:        ag,
 		Servers:     ag.servers,
@@ -314,8 +323,8 @@ func (ag *agent) openService(context.Context) error {
 	return nil
 }
 
-// shutdown stops taking requests and gives operations a little time to end. close, which
-// follows, cancels the rest.
+// shutdown stops taking requests and gives operations a little time to end. closeAll,
+// which follows, cancels the rest.
 func (ag *agent) shutdown(log hclog.Logger) {
 	log.Info("stopping; servers go on")
 	ctx, cancel := context.WithTimeout(context.Background(), answersLimit)

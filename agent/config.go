@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/go-hclog"
@@ -140,11 +141,11 @@ func LoadConfig(path string) (Config, error) {
 func ParseConfig(text []byte, path string) (Config, error) {
 	file, diags := hclparse.NewParser().ParseHCL(text, path)
 	if diags.HasErrors() {
-		return Config{}, diagnosticsError(diags)
+		return Config{}, diagnosticsError(file, diags)
 	}
 	c := Defaults()
 	if diags := gohcl.DecodeBody(file.Body, nil, &c); diags.HasErrors() {
-		return Config{}, diagnosticsError(diags)
+		return Config{}, diagnosticsError(file, diags)
 	}
 	c.resolve(filepath.Dir(path))
 	if err := c.Validate(); err != nil {
@@ -198,6 +199,9 @@ func (c Config) Validate() error {
 		if p.value == "" {
 			return fault.Field(p.field, "want a path")
 		}
+	}
+	if slices.Contains(c.ImageDirs, "") {
+		return fault.Field("image_dirs", "want paths of directories")
 	}
 	if c.CgroupParent == "" || strings.ContainsAny(c.CgroupParent, "/\x00\n") || c.CgroupParent == "." || c.CgroupParent == ".." {
 		return fault.Field("cgroup_parent", "%q: want one name without '/'", c.CgroupParent)
@@ -331,7 +335,7 @@ func position(file *hcl.File, path, field string) string {
 }
 
 // diagnosticsError makes one error of what HCL found, a line each.
-func diagnosticsError(diags hcl.Diagnostics) error {
+func diagnosticsError(file *hcl.File, diags hcl.Diagnostics) error {
 	var all []error
 	for _, d := range diags {
 		if d.Severity != hcl.DiagError {
@@ -342,9 +346,35 @@ func diagnosticsError(diags hcl.Diagnostics) error {
 			text += ": " + d.Detail
 		}
 		if d.Subject != nil {
-			text = fmt.Sprintf("%s:%d: %s", d.Subject.Filename, d.Subject.Start.Line, text)
+			text = fmt.Sprintf("%s:%d: %s%s", d.Subject.Filename, d.Subject.Start.Line, attributeAt(file, *d.Subject), text)
 		}
 		all = append(all, fault.New(fault.Invalid, "%s", text))
 	}
 	return errors.Join(all...)
+}
+
+// attributeAt names the attribute that a range is in ("pool.size: "), "" if it is in none.
+func attributeAt(file *hcl.File, r hcl.Range) string {
+	if file == nil {
+		return ""
+	}
+	body, ok := file.Body.(*hclsyntax.Body)
+	if !ok {
+		return ""
+	}
+	find := func(prefix string, attributes hclsyntax.Attributes) string {
+		for _, a := range attributes {
+			if a.SrcRange.Overlaps(r) {
+				return prefix + a.Name + ": "
+			}
+		}
+		return ""
+	}
+	name := find("", body.Attributes)
+	for _, b := range body.Blocks {
+		if name == "" {
+			name = find(b.Type+".", b.Body.Attributes)
+		}
+	}
+	return name
 }

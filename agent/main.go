@@ -82,12 +82,17 @@ func (a *app) run(ctx context.Context, args []string) int {
 			fmt.Fprintln(a.err, "reflejo:", exit.err)
 		}
 		return exit.code
-	case errors.As(err, &usage) || strings.HasPrefix(err.Error(), "unknown command"):
+	case errors.As(err, &usage) || isCobraUsage(err):
 		fmt.Fprintln(a.err, "reflejo:", err)
 		return 2
 	}
 	fmt.Fprintln(a.err, "reflejo:", api.ErrorOf(err))
 	return 1
+}
+
+// isCobraUsage knows the two wrong command lines for which cobra has no error type.
+func isCobraUsage(err error) bool {
+	return strings.HasPrefix(err.Error(), "unknown command") || strings.HasPrefix(err.Error(), "required flag(s)")
 }
 
 // usageError is a wrong command line.

@@ -32,14 +32,16 @@ var kindOfCode = map[connect.Code]fault.Kind{
 
 // ErrorOf turns an error of a call into a fault error: kind, blamed attribute and the
 // agent's words without the wire's. The original stays in the chain (context.Canceled can
-// still be found). nil stays nil, and an error that is no answer of a call is returned as is.
+// still be found). nil, an error that is no answer of a call, and one that was turned already
+// are returned as they are.
 //
 // A host that does not answer is fault.Unavailable; one whose certificate is not the
 // expected agent's, or that does not accept ours, is fault.Denied.
 func ErrorOf(err error) error {
 	var wire *connect.Error
-	if !errors.As(err, &wire) {
-		return err
+	var done *fault.Error
+	if errors.As(err, &done) || !errors.As(err, &wire) {
+		return err // turned already, or nothing to turn
 	}
 	f := &fault.Error{Kind: kindOfCode[wire.Code()], Err: &answer{text: wire.Message(), err: err}}
 	var peer *pki.PeerError
