@@ -87,7 +87,6 @@ resource "reflejo_virtual_server" "app" {
   power   = "running"
   cpu     = { cores = 0.5 }
   memory  = { max = "256MiB" }
-  disk    = { size = "4GiB" }
   network = { eth0 = { network = reflejo_network.app.id } }
   labels  = { example = "three-hosts" }
 }
@@ -102,7 +101,6 @@ resource "reflejo_virtual_server" "hello" {
   power  = "running"
   cpu    = { cores = 0.1 }
   memory = { max = "64MiB" }
-  disk   = { size = "512MiB" }
 
   network = {
     eth0 = {
