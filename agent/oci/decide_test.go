@@ -108,3 +108,12 @@ func TestStates(t *testing.T) {
 		}
 	}
 }
+
+func TestHandlesSignal(t *testing.T) {
+	const status = "Name:\tsystemd\nSigBlk:\t0000000000000001\nSigIgn:\tffffffffffffffff\nSigCgt:\t0000001000004000\n"
+	for s, want := range map[int]bool{1: true, 15: true, 37: true, 2: false, 64: false} {
+		if handlesSignal(status, s) != want {
+			t.Errorf("signal %d: %v", s, !want)
+		}
+	}
+}

@@ -63,6 +63,7 @@ func (p *process) signal(s unix.Signal) error {
 // wait returns nil when the process has ended. It waits in the poller: a thousand of
 // these cost no threads.
 func (p *process) wait(ctx context.Context) error {
+	_ = p.file.SetReadDeadline(time.Time{}) // an earlier wait's context may have ended
 	stop := context.AfterFunc(ctx, func() { _ = p.file.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	raw, err := p.file.SyscallConn()
@@ -100,4 +101,19 @@ func openFiles() uint64 {
 		return openFilesSoft
 	}
 	return l.Max
+}
+
+// program says which file process pid runs.
+func program(pid int) string {
+	var st unix.Stat_t
+	if err := unix.Stat(fmt.Sprintf("/proc/%d/exe", pid), &st); err != nil {
+		return ""
+	}
+	return fmt.Sprintf("%d:%d", st.Dev, st.Ino)
+}
+
+// handles reports whether process pid catches signal s, or blocks it to read it elsewhere.
+func handles(pid, s int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	return err == nil && handlesSignal(string(b), s)
 }

@@ -273,7 +273,7 @@ func reachable(rootfs string, ids vserver.IDRange) error {
 // server that has ended.
 func (r *Runtime) Start(ctx context.Context, id string) error {
 	defer r.locks.lock(id)()
-	_, status, err := r.inspect(id)
+	s, status, err := r.inspect(id)
 	switch {
 	case err != nil:
 		return err
@@ -282,11 +282,19 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 	case status == vserver.RunStopped:
 		return fault.New(fault.Precondition, "start server %s: it has ended and has to be created again", id)
 	}
+	before := program(s.Pid)
 	if err := r.runc.Start(ctx, id); err != nil {
 		return fmt.Errorf("start server %s: %w", id, err)
 	}
+	// The runtime's own process becomes init a moment later; a signal in between is lost.
+	for deadline := time.Now().Add(initLimit); alive(s.Pid, s.Ticks) && program(s.Pid) == before && time.Now().Before(deadline); {
+		time.Sleep(200 * time.Microsecond)
+	}
 	return nil
 }
+
+// initLimit is how long an init may take to be there, and then to be ready for signals.
+const initLimit = 2 * time.Second
 
 // Stop asks init to shut down; see vserver.Runtime. What has ended already is stopped.
 // fault.NotFound: the runtime does not know the server.
@@ -308,6 +316,10 @@ func (r *Runtime) Stop(ctx context.Context, id string) error {
 	}
 	way := stopOf(r.initOf(id))
 	if way.Argv == nil {
+		// The kernel drops what process 1 has no handler for (yet).
+		for deadline := time.Now().Add(initLimit); !handles(s.Pid, way.Signal) && alive(s.Pid, s.Ticks) && ctx.Err() == nil && time.Now().Before(deadline); {
+			time.Sleep(time.Millisecond)
+		}
 		return ignoreGone(p.signal(unix.Signal(way.Signal)))
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -411,7 +423,6 @@ func kill(ctx context.Context, s runState) error {
 			}
 		}
 	}
-	_ = p.file.SetReadDeadline(time.Time{})
 	return p.wait(ctx)
 }
 

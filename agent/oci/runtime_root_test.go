@@ -308,6 +308,54 @@ func TestBusyboxInitPowersOff(t *testing.T) {
 	h.logHas(t, c.ID, "going", 5*time.Second)
 }
 
+func TestFirstBootScriptWithoutInit(t *testing.T) {
+	h := newHost(t, "")
+	root := busyboxRoot(t, h.dir)
+	c := h.newContainer(t, root)
+	c.Init = []string{"sh", "-c", "echo entry; cat"}
+	p := vserver.Preparation{ID: c.ID, Hostname: "web", First: true, FirstBoot: vserver.FirstBoot{UserData: "#!/bin/sh\necho script >> /root/ran\necho from the script\n"}}
+	if err := h.Prepare(t.Context(), root, p); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		h.run(t, c)
+		h.logHas(t, c.ID, "entry", 10*time.Second)
+		if err := h.Delete(t.Context(), c.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.logHas(t, c.ID, "from the script", time.Second)
+	b, err := os.ReadFile(filepath.Join(root, "root/ran"))
+	left, _ := filepath.Glob(filepath.Join(root, firstBootScript+"*"))
+	if err != nil || string(b) != "script\n" || len(left) != 0 {
+		t.Errorf("the script wrote %q, %v; left: %v", b, err, left)
+	}
+	if err := h.RemoveConsoleLog(c.ID); err != nil {
+		t.Error(err)
+	}
+	if log, err := readLog(h, c.ID); err != nil || log != "" {
+		t.Errorf("log %q, %v", log, err)
+	}
+}
+
+func TestDeleteFrozen(t *testing.T) {
+	h := newHost(t, "")
+	c := h.newContainer(t, busyboxRoot(t, h.dir))
+	h.run(t, c)
+	file, value := "/sys/fs/cgroup/freezer"+h.cfg.CgroupPath(c.ID)+"/freezer.state", "FROZEN"
+	if h.unified {
+		file, value = "/sys/fs/cgroup"+h.cfg.CgroupPath(c.ID)+"/cgroup.freeze", "1"
+	}
+	if err := os.WriteFile(file, []byte(value), 0); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := h.Delete(ctx, c.ID); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func BenchmarkCreateToFirstCommand(b *testing.B) {
 	h := newHost(b, "")
 	root := busyboxRoot(b, h.dir)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -73,4 +74,19 @@ func parseStat(b []byte) (state byte, ticks uint64, err error) {
 		return 0, 0, fmt.Errorf("parse stat: %w", err)
 	}
 	return fields[0][0], ticks, nil
+}
+
+// handlesSignal reads /proc/<pid>/status: whether signal s is caught, or blocked for a signalfd.
+func handlesSignal(status string, s int) bool {
+	for line := range strings.Lines(status) {
+		name, value, _ := strings.Cut(line, ":")
+		if name != "SigCgt" && name != "SigBlk" {
+			continue
+		}
+		mask, err := strconv.ParseUint(strings.TrimSpace(value), 16, 64)
+		if err == nil && mask&(1<<(s-1)) != 0 {
+			return true
+		}
+	}
+	return false
 }

@@ -198,6 +198,13 @@ func testView(t *testing.T, h *testHost, c vserver.Container) {
 		return nil
 	})
 	eventually(t, 20*time.Second, seen)
+	h.view.mu.Lock()
+	old = h.view.process
+	h.view.mu.Unlock()
+	if err := old.signal(unix.SIGSTOP); err != nil { // it hangs: its readers wait until it is replaced
+		t.Fatal(err)
+	}
+	eventually(t, 30*time.Second, seen)
 	if out, _ := h.sh(t, c.ID, "grep -c lxcfs /proc/self/mounts"); strings.TrimSpace(out) != fmt.Sprint(len(viewPaths)) {
 		t.Errorf("%s mounts of lxcfs, want %d", strings.TrimSpace(out), len(viewPaths))
 	}

@@ -41,6 +41,7 @@ const (
 	viewStartLimit = 10 * time.Second
 	viewAnswer     = 2 * time.Second // longest that a healthy lxcfs takes to answer
 	viewRetry      = time.Second
+	viewCheck      = 5 * time.Second // between looks whether it hangs, which hangs its readers too
 )
 
 // healthy reports whether lxcfs runs and answers.
@@ -83,7 +84,8 @@ func (v *view) ensure(ctx context.Context) error {
 	if v.process != nil && answers(v.dir) {
 		return nil
 	}
-	if v.process != nil { // it hangs
+	if v.process != nil {
+		v.log.Warn("lxcfs does not answer and is started again")
 		_ = v.process.signal(unix.SIGKILL)
 		_ = v.process.wait(ctx)
 		v.process.Close()
@@ -186,8 +188,14 @@ func (v *view) watch(ctx context.Context) {
 		v.mu.Lock()
 		p := v.process
 		v.mu.Unlock()
-		if p.wait(ctx) != nil {
+		pause, cancel := context.WithTimeout(ctx, viewCheck)
+		err := p.wait(pause)
+		cancel()
+		if ctx.Err() != nil {
 			return
+		}
+		if err != nil { // still there: ensure replaces it if it does not answer
+			continue
 		}
 		v.log.Warn("lxcfs has ended and is started again")
 		v.mu.Lock()
