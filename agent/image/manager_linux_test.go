@@ -81,7 +81,7 @@ func newHost(t *testing.T, change func(*image.Config)) *host {
 	h.config = image.Config{
 		Bases: h.pool.Bases(), Store: db.Bucket("images"), Dirs: []string{h.dirs}, TempDir: h.temp,
 		InUse:  func(string) int { return int(h.users.Load()) },
-		Limits: image.Limits{Size: 64 << 20, Download: 16 << 20, Entries: 1000},
+		Limits: image.Limits{Size: 8 << 20, Download: 16 << 20, Entries: 1000},
 	}
 	if change != nil {
 		change(&h.config)
@@ -318,7 +318,7 @@ func TestHostSourcesStayInTheirDirectories(t *testing.T) {
 }
 
 func TestImportRefuses(t *testing.T) {
-	big := files(t, "big="+strings.Repeat("\x00", 80<<20))
+	big := files(t, "big="+strings.Repeat("\x00", 10<<20))
 	var many []string
 	for i := range 1100 {
 		many = append(many, fmt.Sprint("d", i, "/"))
@@ -329,7 +329,7 @@ func TestImportRefuses(t *testing.T) {
 	for name, data := range map[string][]byte{
 		"bomb gz":         gz(t, big),
 		"bomb zst":        zst(t, big),
-		"bomb after tar":  gz(t, append(rootfs(t), make([]byte, 80<<20)...)),
+		"bomb after tar":  gz(t, append(rootfs(t), make([]byte, 10<<20)...)),
 		"many entries":    gz(t, files(t, many...)),
 		"escape":          files(t, "../../x=evil"),
 		"truncated gz":    good[:len(good)-20],
@@ -427,6 +427,19 @@ func TestNames(t *testing.T) {
 	}
 	if i, err := h.Get("b"); err != nil || i.Name != "b" || i.ID != info.ID {
 		t.Errorf("by name: %+v, %v", i, err)
+	}
+}
+
+// TestRenameAndDelete: an image with two names, one after the other taken away.
+func TestRenameAndDelete(t *testing.T) {
+	h := newHost(t, nil)
+	ctx := t.Context()
+	info, err := h.Upload(ctx, "a", "./a.tar", "", 0, bytes.NewReader(rootfs(t)), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.Upload(ctx, "b", "./b.tar", "", 0, bytes.NewReader(rootfs(t)), nil); err != nil {
+		t.Fatal(err)
 	}
 	h.restart(t)
 	if l := h.List(); len(l) != 2 || l[0].Name != "a" || l[1].Name != "b" {

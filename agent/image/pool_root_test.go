@@ -7,7 +7,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/binary"
 	"fmt"
 	"io"
 	"os"
@@ -123,14 +122,12 @@ func xs(t *testing.T, mib ...int) []byte {
 	return b.Bytes()
 }
 
-// TestImageOnRealDisk: what an archive says about owners, modes and capabilities is what a server gets.
-func TestImageOnRealDisk(t *testing.T) {
-	p := newPool(t)
-	bases := &sized{Bases: p.Bases(), size: 64 << 20}
-	h := newHost(t, func(c *image.Config) { c.Bases = bases })
-	capability := make([]byte, 20)
-	binary.LittleEndian.PutUint32(capability, 0x02000001)
-	binary.LittleEndian.PutUint32(capability[4:], 1<<13) // CAP_NET_RAW
+// ping is the capability that ping has: CAP_NET_RAW, permitted and effective.
+var ping = []byte{1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+
+// attributes is a tar of files with all that an archive can say about them.
+func attributes(t *testing.T) []byte {
+	t.Helper()
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for _, i := range []struct {
@@ -143,7 +140,7 @@ func TestImageOnRealDisk(t *testing.T) {
 		{tar.Header{Name: "home/u/l", Typeflag: tar.TypeSymlink, Linkname: "/nowhere", Uid: 1000, Gid: 1001}, ""},
 		{tar.Header{Name: "bin/su", Typeflag: tar.TypeReg, Mode: 0o6755, Size: 2, Gid: 42}, "su"},
 		{tar.Header{Name: "bin/ping", Typeflag: tar.TypeReg, Mode: 0o755, Size: 4, PAXRecords: map[string]string{
-			"SCHILY.xattr.security.capability": string(capability), "SCHILY.xattr.user.note": "left out", "SCHILY.xattr.trusted.overlay.opaque": "y"}}, "ping"},
+			"SCHILY.xattr.security.capability": string(ping), "SCHILY.xattr.user.note": "left out", "SCHILY.xattr.trusted.overlay.opaque": "y"}}, "ping"},
 		{tar.Header{Name: "dev/sda", Typeflag: tar.TypeBlock, Devmajor: 8, Mode: 0o666}, ""},
 		{tar.Header{Name: "run/pipe", Typeflag: tar.TypeFifo, Mode: 0o622, Uid: 7}, ""},
 	} {
@@ -155,7 +152,15 @@ func TestImageOnRealDisk(t *testing.T) {
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
-	info, err := h.Upload(t.Context(), "x", "x.tar", "", 0, &b, nil)
+	return b.Bytes()
+}
+
+// TestImageOnRealDisk: what an archive says about owners, modes and capabilities is what a server gets.
+func TestImageOnRealDisk(t *testing.T) {
+	p := newPool(t)
+	bases := &sized{Bases: p.Bases(), size: 64 << 20}
+	h := newHost(t, func(c *image.Config) { c.Bases = bases })
+	info, err := h.Upload(t.Context(), "x", "x.tar", "", 0, bytes.NewReader(attributes(t)), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -195,7 +200,7 @@ func TestImageOnRealDisk(t *testing.T) {
 	}
 	got := make([]byte, 64)
 	n, err := unix.Getxattr(filepath.Join(at.Root, "bin/ping"), "security.capability", got)
-	if err != nil || !bytes.Equal(got[:n], capability) {
+	if err != nil || !bytes.Equal(got[:n], ping) {
 		t.Errorf("capability %x, %v", got[:n], err)
 	}
 	if n, err := unix.Listxattr(filepath.Join(at.Root, "bin/ping"), got); err != nil || string(got[:n]) != "security.capability\x00" {

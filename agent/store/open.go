@@ -13,6 +13,7 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/reflejo/terraform-provider-reflejo/agent/fault"
 )
@@ -113,7 +114,7 @@ func openExisting(path string, wait time.Duration) (*DB, error) {
 	})
 	var errno syscall.Errno
 	switch {
-	case errors.Is(err, bolt.ErrTimeout):
+	case errors.Is(err, bolterrors.ErrTimeout):
 		return nil, fault.New(fault.Unavailable, "open state file %s: %s has it open; only one agent can use a state directory: stop the other one", path, holder(path))
 	case err != nil && (file == nil || errors.As(err, &errno)):
 		return nil, db.classify(fmt.Errorf("open state file: %w", err))

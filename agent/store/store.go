@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/reflejo/terraform-provider-reflejo/agent/fault"
 )
@@ -56,7 +57,7 @@ func (db *DB) classify(err error) error {
 		return nil
 	case errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT):
 		return fault.New(fault.Exhausted, "write state file %s: no space left on its disk: %w", db.path, err)
-	case errors.Is(err, bolt.ErrDatabaseNotOpen):
+	case errors.Is(err, bolterrors.ErrDatabaseNotOpen):
 		return fault.New(fault.Unavailable, "use state file %s: it is closed: %w", db.path, err)
 	}
 	return err
