@@ -133,17 +133,7 @@ func TestSystemd(t *testing.T) {
 	t.Log("running after", time.Since(began))
 	h.logHas(t, c.ID, "web login:", 30*time.Second)
 
-	t.Run("prepared", func(t *testing.T) {
-		out, code := h.sh(t, c.ID, "hostname; date +%Z; getent hosts web; cat /root/first-boot-ran; ls /var/lib/reflejo; cat /etc/resolv.conf; systemctl is-enabled systemd-firstboot.service")
-		for _, want := range []string{"web\n", "CE", "10.1.2.3", "ran\n", "nameserver 10.0.0.1", "masked"} {
-			if !strings.Contains(out, want) {
-				t.Errorf("no %q in %q (%d)", want, out, code)
-			}
-		}
-		if strings.Count(out, "ran\n") != 1 || strings.Contains(out, "first-boot.running") {
-			t.Errorf("the first-boot script did not run once and go: %q", out)
-		}
-	})
+	t.Run("prepared", func(t *testing.T) { testPrepared(t, h, c) })
 	t.Run("live host name", func(t *testing.T) {
 		q := p
 		q.First, q.Hostname, q.Pid = false, "renamed", pid
@@ -167,6 +157,19 @@ func TestSystemd(t *testing.T) {
 	if err := h.Wait(limited, c.ID); err != nil {
 		b, _ := readLog(h, c.ID)
 		t.Fatalf("no clean stop: %v\n%s", err, b)
+	}
+}
+
+// testPrepared checks that a server shows what Prepare wrote.
+func testPrepared(t *testing.T, h *testHost, c vserver.Container) {
+	out, code := h.sh(t, c.ID, "hostname; date +%Z; getent hosts web; cat /root/first-boot-ran; ls /var/lib/reflejo; cat /etc/resolv.conf; systemctl is-enabled systemd-firstboot.service")
+	for _, want := range []string{"web\n", "CE", "10.1.2.3", "ran\n", "nameserver 10.0.0.1", "masked"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in %q (%d)", want, out, code)
+		}
+	}
+	if strings.Count(out, "ran\n") != 1 || strings.Contains(out, "first-boot.running") {
+		t.Errorf("the first-boot script did not run once and go: %q", out)
 	}
 }
 
