@@ -98,13 +98,7 @@ func (g *guest) configure(index int, p portPlan, old portNote, made bool) error 
 			return fmt.Errorf("start it: %w", err)
 		}
 	}
-	if err := g.defaultRoute(l, p.link.Gateway, old.Gateway, made); err != nil {
-		return err
-	}
-	if made || old.Address != p.link.Address || old.MAC != p.link.MAC {
-		return in(g.ns, func() error { return announce(index, mac, p.link.Address.Addr()) })
-	}
-	return nil
+	return g.defaultRoute(l, p.link.Gateway, old.Gateway, made)
 }
 
 func (g *guest) defaultRoute(l netlink.Link, want, old netip.Addr, made bool) error {
@@ -124,21 +118,3 @@ func (g *guest) defaultRoute(l netlink.Link, want, old netip.Addr, made bool) er
 	}
 	return nil
 }
-
-// announce says in a broadcast where an address is, so that bridges, tunnels and neighbours
-// that knew it elsewhere learn of it. It runs in the server's namespace.
-func announce(index int, mac net.HardwareAddr, a netip.Addr) error {
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("announce %s: %w", a, err)
-	}
-	defer unix.Close(fd)
-	to := unix.SockaddrLinklayer{Ifindex: index, Protocol: htons(typeARP), Halen: 6, Addr: [8]byte{255, 255, 255, 255, 255, 255}}
-	err = unix.Sendto(fd, announcement(mac, a), 0, &to)
-	if errors.Is(err, unix.ENETDOWN) || errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ENODEV) {
-		return nil // the server took it down: it will speak for itself
-	}
-	return wrapf(err, "announce %s", a)
-}
-
-func htons(v uint16) uint16 { return v<<8 | v>>8 }

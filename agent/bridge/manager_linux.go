@@ -25,6 +25,8 @@ type Manager struct {
 	home nsID // of ns
 	h    *netlink.Handle
 	nft  *filter
+	// packet is a socket for announcements, kept open: to close one takes the kernel some 10 ms.
+	packet int
 
 	topology sync.RWMutex // held for writing while a network changes, for reading while a server does
 	serial   keyed        // one change of a server at a time
@@ -68,7 +70,7 @@ func Open(cfg Config) (*Manager, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open network namespace: %w", err)
 	}
-	m := &Manager{cfg: cfg, ns: ns, networks: map[string]vserver.Network{}, bridges: map[string]bool{},
+	m := &Manager{cfg: cfg, ns: ns, packet: -1, networks: map[string]vserver.Network{}, bridges: map[string]bool{},
 		servers: map[string]*serverState{}, wanted: map[string]vserver.ServerNetwork{}, numbers: map[uint16]portID{}}
 	if err := m.open(); err != nil {
 		m.Close()
@@ -85,7 +87,10 @@ func (m *Manager) open() error {
 	if m.h, err = netlink.NewHandleAt(m.ns, unix.NETLINK_ROUTE); err != nil {
 		return fmt.Errorf("open netlink: %w", err)
 	}
-	if err := m.inside(func() error { return sysctl("net/ipv4/ip_forward", "1") }); err != nil {
+	if err := m.inside(func() error {
+		m.packet, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		return errors.Join(wrapf(err, "open packet socket"), sysctl("net/ipv4/ip_forward", "1"))
+	}); err != nil {
 		return err
 	}
 	m.nft = newFilter(m.ns)
@@ -106,6 +111,9 @@ func (m *Manager) open() error {
 func (m *Manager) Close() {
 	if m.h != nil {
 		m.h.Close()
+	}
+	if m.packet >= 0 {
+		_ = unix.Close(m.packet)
 	}
 	m.ns.Close()
 }

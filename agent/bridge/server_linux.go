@@ -2,11 +2,13 @@ package bridge
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
 	"net"
 	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -245,8 +247,46 @@ func (m *Manager) connectPort(g *guest, p portPlan, old portPlace) error {
 	if err := m.up(host); err != nil {
 		return err
 	}
-	return g.configure(host.Attrs().ParentIndex, p, old.note, made)
+	if err := g.configure(host.Attrs().ParentIndex, p, old.note, made); err != nil {
+		return err
+	}
+	if made {
+		m.awaitCarrier(host.Attrs().Name)
+	}
+	if made || old.note.Address != p.link.Address || old.note.MAC != p.link.MAC {
+		return m.announce(br, p)
+	}
+	return nil
 }
+
+// carrierPatience is how long a new port may take until it forwards: a millisecond as a rule.
+const carrierPatience = time.Second
+
+// awaitCarrier returns when a port forwards. The kernel tells the bridge of a new link's
+// carrier a little later; what is sent before that is lost, and TCP's first retry takes 1 s.
+// A server that already took its end down is not waited for any longer than that.
+func (m *Manager) awaitCarrier(name string) {
+	for deadline := time.Now().Add(carrierPatience); time.Now().Before(deadline); time.Sleep(500 * time.Microsecond) {
+		l, err := m.link(name)
+		if l == nil || err != nil || l.Attrs().OperState == netlink.OperUp {
+			return
+		}
+	}
+}
+
+// announce says in a broadcast on the network, in the server's name, where its address is, so
+// that other hosts and neighbours that knew it elsewhere learn of it.
+func (m *Manager) announce(br netlink.Link, p portPlan) error {
+	mac, err := net.ParseMAC(p.link.MAC)
+	if err != nil {
+		return err
+	}
+	to := unix.SockaddrLinklayer{Ifindex: br.Attrs().Index, Protocol: htons(typeARP), Halen: 6, Addr: [8]byte{255, 255, 255, 255, 255, 255}}
+	err = unix.Sendto(m.packet, announcement(mac, p.link.Address.Addr()), 0, &to)
+	return wrapf(err, "announce %s", p.link.Address.Addr())
+}
+
+func htons(v uint16) uint16 { return binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, v)) }
 
 // pair finds the interface's two ends, or makes them.
 func (m *Manager) pair(g *guest, p portPlan) (host netlink.Link, made bool, err error) {
