@@ -39,7 +39,7 @@ var kindOfCode = map[connect.Code]fault.Kind{
 // expected agent's, or that does not accept ours, is fault.Denied.
 func ErrorOf(err error) error {
 	var wire *connect.Error
-	var done *fault.Error
+	var done *answer
 	if errors.As(err, &done) || !errors.As(err, &wire) {
 		return err // turned already, or nothing to turn
 	}

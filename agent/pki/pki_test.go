@@ -216,10 +216,10 @@ func TestHandshake(t *testing.T) {
 		"by address":           {server, client, "", ""},
 		"another host":         {server, client, "beta", "want reflejo://agent/beta"},
 		"unknown address":      {creds(ca, ca, RoleAgent, "alpha", Options{}), client, "", "127.0.0.1"},
-		"operator serves":      {client, client, "", "verify agent"},
+		"operator serves":      {client, client, "", "verify certificates"},
 		"server of another CA": {creds(other, ca, RoleAgent, "alpha", local), client, "alpha", "unknown authority"},
 		"client of another CA": {server, creds(other, ca, RoleOperator, "ci", Options{}), "alpha", "certificate"},
-		"expired client":       {server, creds(ca, ca, RoleOperator, "ci", past), "alpha", "expired"},
+		"expired client":       {server, creds(ca, ca, RoleOperator, "ci", past), "alpha", "our own certificate (ci) ended"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

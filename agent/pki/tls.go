@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"time"
 )
 
 // ServerTLS is the configuration of a listener: TLS 1.3, a client certificate of our
@@ -41,6 +42,9 @@ func ClientTLS(get func() Credentials, host, address string, protocols ...string
 		InsecureSkipVerify: true,
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			c := get()
+			if leaf := c.Certificate.Leaf; leaf != nil && time.Now().After(leaf.NotAfter) { // say it here: the other end's alert may get lost
+				return nil, &PeerError{fmt.Errorf("our own certificate (%s) ended at %s: renew it with `reflejo pki renew`", leaf.Subject.CommonName, leaf.NotAfter.UTC().Format(time.RFC3339))}
+			}
 			return &c.Certificate, nil
 		},
 		VerifyConnection: func(state tls.ConnectionState) error {
@@ -49,10 +53,10 @@ func ClientTLS(get func() Credentials, host, address string, protocols ...string
 	}
 }
 
-// PeerError tells that the party at the other end is not the one it should be.
+// PeerError tells that one of the two parties is not the one it should be.
 type PeerError struct{ Err error }
 
-func (e *PeerError) Error() string { return "verify agent: " + e.Err.Error() }
+func (e *PeerError) Error() string { return "verify certificates: " + e.Err.Error() }
 func (e *PeerError) Unwrap() error { return e.Err }
 
 func verifyAgent(chain []*x509.Certificate, roots *x509.CertPool, host, address string) error {

@@ -1,13 +1,18 @@
 package service
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
+	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	reflejov1 "github.com/reflejo/terraform-provider-reflejo/agent/api/reflejo/v1"
+	"github.com/reflejo/terraform-provider-reflejo/agent/fault"
 	"github.com/reflejo/terraform-provider-reflejo/agent/pki"
 )
 
@@ -43,6 +48,30 @@ func TestEveryProcedureHasRoles(t *testing.T) {
 	}
 	for path := range left {
 		t.Errorf("%s is in authz.go but not in the contract", path)
+	}
+}
+
+// A certificate that ends while its connection stays open counts no more.
+func TestIdentify(t *testing.T) {
+	t.Parallel()
+	end := time.Now()
+	cert := &x509.Certificate{NotAfter: end, URIs: []*url.URL{{Scheme: pki.Scheme, Host: "operator", Path: "/ci"}}}
+	verified := &tls.ConnectionState{PeerCertificates: []*x509.Certificate{cert}, VerifiedChains: [][]*x509.Certificate{{cert}}}
+	if id, err := identify(verified, end); err != nil || id.String() != "reflejo://operator/ci" {
+		t.Errorf("got %s, %v", id, err)
+	}
+	stranger := &x509.Certificate{NotAfter: end}
+	for name, state := range map[string]*tls.ConnectionState{
+		"no TLS":       nil,
+		"not verified": {PeerCertificates: []*x509.Certificate{cert}},
+		"no name":      {PeerCertificates: []*x509.Certificate{stranger}, VerifiedChains: [][]*x509.Certificate{{stranger}}},
+	} {
+		if _, err := identify(state, end); !fault.Is(err, fault.Denied) {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+	if _, err := identify(verified, end.Add(time.Second)); !fault.Is(err, fault.Denied) {
+		t.Errorf("ended: got %v", err)
 	}
 }
 

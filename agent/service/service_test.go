@@ -167,14 +167,21 @@ func TestWrongCertificates(t *testing.T) {
 	stranger := site.Credentials(t, operator, pki.Options{})()
 	stranger.Certificate = pair
 	expired := site.Credentials(t, operator, pki.Options{NotBefore: time.Now().Add(-time.Hour), Life: time.Nanosecond})
-	for name, c := range map[string]api.Credentials{
-		"another authority": func() pki.Credentials { return stranger },
-		"expired":           expired,
-	} {
-		_, err := getServer(t.Context(), site.Dial(t, c), "web")
-		if !fault.Is(err, fault.Denied) {
-			t.Errorf("%s: got %v (%s), want denied", name, err, fault.KindOf(err))
-		}
+	// With TLS 1.3 the refusal comes after the handshake, and may be lost with the connection.
+	_, err = getServer(t.Context(), site.Dial(t, func() pki.Credentials { return stranger }), "web")
+	if !fault.Is(err, fault.Denied) && !fault.Is(err, fault.Unavailable) {
+		t.Errorf("another authority: got %v", err)
+	}
+	if _, err := getServer(t.Context(), site.Dial(t, expired), "web"); !fault.Is(err, fault.Denied) || !strings.Contains(err.Error(), "renew") {
+		t.Errorf("expired: got %v", err)
+	}
+	// A client that does not look at its own certificate is refused by the agent.
+	careless := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{
+		Certificates: []tls.Certificate{expired().Certificate}, RootCAs: expired().CAs, ServerName: "127.0.0.1",
+	}}}
+	if res, err := careless.Get("https://" + site.Address + service.MetricsPath); err == nil {
+		res.Body.Close()
+		t.Errorf("an expired certificate was accepted: %s", res.Status)
 	}
 	wrong, err := api.Dial(api.Config{Host: "beta", Address: site.Address, Credentials: site.Credentials(t, operator, pki.Options{})})
 	if err != nil {
