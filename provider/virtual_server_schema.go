@@ -100,7 +100,7 @@ func (r *serverResource) Schema(ctx context.Context, _ resource.SchemaRequest, r
 			"network": nicsSchema(),
 			"first_boot_wo": schema.StringAttribute{
 				Optional: true, WriteOnly: true, Sensitive: true,
-				MarkdownDescription: "For the first start: cloud-init user data (`#cloud-config`) or a script (`#!`). Never stored, neither in the state nor on the host. Needs `first_boot_wo_version`.",
+				MarkdownDescription: "For the first start: cloud-init user data (`#cloud-config`) or a script (`#!`). Never in the state; the host keeps it only until the server has had it. Needs `first_boot_wo_version`.",
 				Validators:          []validator.String{firstBootValidator(), stringvalidator.AlsoRequires(path.MatchRoot("first_boot_wo_version"))},
 			},
 			"first_boot_wo_version": schema.StringAttribute{

@@ -19,7 +19,7 @@ resource "reflejo_virtual_server" "this" {
   }
 
   first_boot_wo         = var.first_boot
-  first_boot_wo_version = var.first_boot == null ? null : var.first_boot_version
+  first_boot_wo_version = var.first_boot_version
 
   labels              = merge(var.labels, { pool = var.name })
   deletion_protection = var.protected

@@ -79,9 +79,9 @@ variable "first_boot" {
 }
 
 variable "first_boot_version" {
-  description = "Version of first_boot."
+  description = "Version of first_boot; set both or none."
   type        = string
-  default     = "1"
+  default     = null
 }
 
 variable "labels" {

@@ -28,11 +28,13 @@ run "hosts_in_turn" {
 
 run "outputs" {
   variables {
-    size = 2
+    size               = 2
+    first_boot         = "#!/bin/sh\ntouch /made"
+    first_boot_version = "1"
   }
 
   assert {
-    condition     = output.addresses == tomap({ "web-0" = "192.0.2.10", "web-1" = "192.0.2.10" })
+    condition     = output.addresses == { "web-0" = "192.0.2.10", "web-1" = "192.0.2.10" }
     error_message = "Addresses are not those of the servers."
   }
 
