@@ -75,7 +75,7 @@ func TestMemoryIsGuaranteed(t *testing.T) {
 	const cached = 96 << 20
 	m := testManager(t)
 	want := vservertest.SomeLimits()
-	want.Memory.Max = 160 << 20
+	want.Memory.Max = 104 << 20 // what it leaves unused of its guarantee protects its siblings
 	kept, lost := testServer(t, m, want), testServer(t, m, want)
 	nested := filepath.Join(delegated(m, kept), "unit")
 	if err := os.Mkdir(nested, 0o755); err != nil {
@@ -112,7 +112,7 @@ func TestMemoryIsGuaranteed(t *testing.T) {
 		if err := m.tree.write("memory.reclaim", "32M"); err != nil && !errors.Is(err, unix.EAGAIN) {
 			t.Fatal(err)
 		}
-		return usage(t, m, lost).MemoryCache < before[1]/4
+		return usage(t, m, lost).MemoryCache < before[1]/3
 	})
 	after := [2]int64{usage(t, m, kept).MemoryCache, usage(t, m, lost).MemoryCache}
 	t.Logf("page cache, guaranteed and not: %v MiB before, %v MiB after", [2]int64{before[0] >> 20, before[1] >> 20}, [2]int64{after[0] >> 20, after[1] >> 20})
