@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -280,5 +282,8 @@ func (h *Host) Inventory() (found inventory.Inventory, err error) {
 		found, err = inventory.Take(inventory.Scope{Dirs: []string{h.Dir(), h.runDir()}, Cgroup: h.Cgroup(), Namespaces: true})
 		return err
 	})
-	return found, err
+	// The parents are the agent's own: each is made when it is first needed, and stays.
+	return slices.DeleteFunc(found, func(line string) bool {
+		return strings.HasPrefix(line, "cgroup ") && strings.HasSuffix(line, "/"+h.Cgroup())
+	}), err
 }

@@ -144,16 +144,25 @@ func (w *world) memory(ctx context.Context, r *report, l limits) error {
 	if err != nil {
 		return err
 	}
-	const slack = 12 * mebibyte
-	size := l.memory - float64(before.GetMemoryUsed()) - slack
-	reading, err := w.fill(ctx, size)
+	// A first, smaller fill shows what the program and the kernel take besides.
+	size := 0.9*l.memory - float64(before.GetMemoryUsed())
+	reading, fits, err := w.fill(ctx, size, 2)
 	if err != nil {
 		return err
 	}
-	size += 0.9935*l.memory - reading // now that the rest is known
-	if reading, err = w.fill(ctx, size); err != nil {
+	rest := reading - size
+	for _, share := range []float64{0.996, 0.994, 0.992, 0.99, 0.988, 0.986} { // as much as the kernel can serve
+		if reading, fits, err = w.fill(ctx, share*l.memory-rest, 12); err != nil {
+			return err
+		}
+		if fits {
+			break
+		}
+	}
+	if before, err = w.usage(ctx, measuredHost, measuredServer); err != nil {
 		return err
 	}
+	r.check(fits, "a program fills it and goes on for 10 s")
 	r.show(measured{"memory, filled", "MiB", l.memory / mebibyte, reading / mebibyte, 0.99, 1, "the agent's counter, held 10 s"})
 	out, err := w.inside(ctx, measuredServer, hog(1.2*l.memory, 1))
 	if err != nil {
@@ -168,16 +177,30 @@ func (w *world) memory(ctx context.Context, r *report, l limits) error {
 	return nil
 }
 
-// fill returns what the agent counts in the middle of ten seconds in which size bytes are in use.
-func (w *world) fill(ctx context.Context, size float64) (float64, error) {
-	out, _, last, _, err := w.during(ctx, hog(size, 12))
-	if err != nil {
-		return 0, err
+// fill returns what the agent counts while size bytes are in use for some seconds, and
+// whether they fit: otherwise the program was killed.
+func (w *world) fill(ctx context.Context, size float64, seconds int) (reading float64, fits bool, err error) {
+	type result struct {
+		out string
+		err error
 	}
-	if out != "0" {
-		return 0, fmt.Errorf("fill memory with %d bytes: the program ended with %s", int64(size), out)
+	done := make(chan result, 1)
+	go func() {
+		out, err := w.inside(ctx, measuredServer, hog(size, seconds))
+		done <- result{out, err}
+	}()
+	for {
+		select {
+		case r := <-done:
+			return reading, r.err == nil && r.out == "0", r.err
+		case <-time.After(200 * time.Millisecond):
+			usage, err := w.usage(ctx, measuredHost, measuredServer)
+			if err != nil {
+				return 0, false, err
+			}
+			reading = max(reading, float64(usage.GetMemoryUsed()))
+		}
 	}
-	return float64(last.GetMemoryUsed()), nil
 }
 
 var ddResult = regexp.MustCompile(`(\d+) bytes .* copied, ([\d.]+) s`)
