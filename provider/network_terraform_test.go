@@ -146,7 +146,7 @@ func TestNetworkDrift(t *testing.T) {
 func TestNetworkRefusedByOneHost(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "alpha", "beta")
-	w.hosts["beta"].kernel.fail["network a"] = errors.New("no bridge today")
+	w.hosts["beta"].bridge.refuse("a", errors.New("no bridge today"))
 	w.run(
 		resource.TestStep{Config: networkConfig(`"alpha", "beta"`, cidrA), ExpectError: regexp.MustCompile(`(?si)could\s+not\s+be\s+created.*beta.*no\s+bridge\s+today`)},
 		resource.TestStep{PreConfig: func() {

@@ -252,10 +252,7 @@ func TestRebootTimeout(t *testing.T) {
 	w := newWorld(t, "alpha")
 	h := w.hosts["alpha"]
 	v := h.put("a")
-	h.kernel.mu.Lock()
-	h.kernel.hold = make(chan struct{})
-	h.kernel.mu.Unlock()
-	defer close(h.kernel.hold)
+	defer h.kernel.Hold(vserver.StepRunCreate)()
 	p := newProtocol(t, w.env).configured()
 	_, diagnostics := p.reboot(t.Context(), map[string]tftypes.Value{"server_id": text(v.Spec.ID), "timeout": text("1s")}, 0)
 	if len(diagnostics) != 1 || !strings.Contains(diagnostics[0].Detail, "the host carries on") {
@@ -268,7 +265,7 @@ func TestCreateInterrupted(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "alpha")
 	h := w.hosts["alpha"]
-	h.kernel.hold = make(chan struct{})
+	release := h.kernel.Hold(vserver.StepRunCreate)
 	p := newProtocol(t, w.env).configured()
 	schema := p.schema.ResourceSchemas["reflejo_virtual_server"]
 	config := p.value(schema, map[string]tftypes.Value{"name": text("a"), "image": text("debian"), "host": text("alpha")})
@@ -302,7 +299,7 @@ func TestCreateInterrupted(t *testing.T) {
 	if !state.IsFullyKnown() {
 		t.Errorf("state has unknown values: %s", state)
 	}
-	close(h.kernel.hold)
+	release()
 	h.await(id, func(v vserver.View) bool { return v.State == vserver.StateRunning })
 }
 

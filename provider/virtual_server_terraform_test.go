@@ -279,7 +279,7 @@ func TestServerWhatCanNotChange(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "alpha", "beta")
 	w.hosts["alpha"].images.add("other", "oci://registry.example/other:1")
-	must(t, w.hosts["alpha"].kernel.pool.Bases().Build(t.Context(), digest("oci://registry.example/other:1"), 1<<30, func(string) error { return nil }))
+	must(t, w.hosts["alpha"].kernel.Pool.Bases().Build(t.Context(), digest("oci://registry.example/other:1"), 1<<30, func(string) error { return nil }))
 	before := server(`host = "alpha"`)
 	id := ""
 	w.run(
@@ -326,7 +326,7 @@ func TestServerCreateFails(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "alpha")
 	k := w.hosts["alpha"].kernel
-	k.fail["a"] = errors.New("the runtime is out of order")
+	k.Fail(vserver.StepRunCreate, errors.New("the runtime is out of order"))
 	w.run(
 		resource.TestStep{Config: server(""), ExpectError: regexp.MustCompile(`(?si)Server\s+a\s+could\s+not\s+be\s+created.*out\s+of\s+order`)},
 		resource.TestStep{
@@ -334,9 +334,7 @@ func TestServerCreateFails(t *testing.T) {
 				if n := len(w.hosts["alpha"].servers.List()); n != 0 {
 					t.Errorf("%d servers are left", n)
 				}
-				k.mu.Lock()
-				delete(k.fail, "a")
-				k.mu.Unlock()
+				k.Fail(vserver.StepRunCreate, nil)
 			},
 			Config: server(""), ConfigPlanChecks: planned(plancheck.ResourceActionCreate),
 		},
@@ -346,15 +344,14 @@ func TestServerCreateFails(t *testing.T) {
 func TestServerCreateTakesLong(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "alpha")
-	k := w.hosts["alpha"].kernel
-	k.hold = make(chan struct{})
+	release := w.hosts["alpha"].kernel.Hold(vserver.StepRunCreate)
 	config := server(`timeouts = { create = "1s" }`)
 	w.run(
 		resource.TestStep{Config: config, Check: resource.TestCheckResourceAttr(serverA, "state", "creating")},
 		resource.TestStep{
 			PreConfig: func() {
 				id := w.hosts["alpha"].server("a").Spec.ID
-				close(k.hold)
+				release()
 				w.hosts["alpha"].await(id, func(v vserver.View) bool { return v.State == vserver.StateRunning && v.Operation.Settled() })
 			},
 			RefreshState: true, Check: resource.TestCheckResourceAttr(serverA, "state", "running"),

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -41,8 +40,10 @@ type world struct {
 type testHost struct {
 	world   *world
 	name    string
+	index   int
 	address string
-	kernel  *kernel
+	kernel  *vservertest.Host
+	bridge  *bridge
 	images  *imageStore
 	servers *vserver.Manager
 	nets    *network.Manager
@@ -108,18 +109,19 @@ func (w *world) env(name string) string {
 
 func (w *world) newHost(name string, index int) *testHost {
 	t := w.t
-	h := &testHost{world: w, name: name, kernel: newKernel(t.TempDir()), images: &imageStore{images: map[string]image.Info{}}}
-	underlay := netip.AddrFrom4([4]byte{198, 18, 0, byte(11 + index)})
+	h := &testHost{world: w, name: name, index: index, kernel: vservertest.NewHost(t.TempDir()), images: &imageStore{images: map[string]image.Info{}}}
+	h.bridge = &bridge{Networks: h.kernel.Networks, refused: map[string]error{}}
 	var err error
 	h.nets, err = network.NewManager(network.Config{
-		Host: name, DefaultCIDR: netip.MustParsePrefix("10.200.0.0/24"), Underlay: underlay, Records: newRecords(), Edge: h.kernel,
+		Host: name, DefaultCIDR: netip.MustParsePrefix("10.200.0.0/24"), Underlay: netip.MustParseAddr(h.underlay()),
+		Records: vservertest.NewRecords(), Edge: h.bridge,
 	})
 	must(t, err)
-	h.servers, err = vserver.NewManager(vserver.Config{
-		Host: name, Records: newRecords(), Segments: h.nets, Images: h.images, Capacity: func() vserver.Capacity { return testCapacity },
-		IDs:   vserver.IDRange{First: 1 << 20, Size: 1 << 28},
-		Edges: vserver.Edges{Disks: h.kernel.pool.Disks(), Limits: h.kernel.Limits, Networks: h.kernel, Runtime: kernelRuntime{h.kernel}, Preparer: h.kernel},
-	})
+	config := h.kernel.Config()
+	config.Host, config.Segments, config.Images, config.Edges.Networks = name, h.nets, h.images, h.bridge
+	config.Capacity = func() vserver.Capacity { return testCapacity }
+	config.IDs.Size = 1 << 28
+	h.servers, err = vserver.NewManager(config)
 	must(t, err)
 	h.nets.SetServers(h.servers)
 	must(t, h.nets.Recover(t.Context()))
@@ -127,8 +129,8 @@ func (w *world) newHost(name string, index int) *testHost {
 	t.Cleanup(h.servers.Close)
 	h.images.servers = h.servers
 	h.images.add("debian", "oci://registry.example/debian:12")
-	must(t, h.kernel.pool.Bases().Build(t.Context(), h.images.images["debian"].ID, 1<<30, func(string) error { return nil }))
-	h.images.bases = h.kernel.pool.Bases()
+	must(t, h.kernel.Pool.Bases().Build(t.Context(), h.images.images["debian"].ID, 1<<30, func(string) error { return nil }))
+	h.images.bases = h.kernel.Pool.Bases()
 	h.start()
 	t.Cleanup(h.stop)
 	return h
@@ -177,7 +179,7 @@ func (h *testHost) Facts() service.Facts {
 	return service.Facts{Name: h.name, Version: "test", Kernel: "6.1", CgroupMode: "unified", Architecture: "amd64", Started: time.Now(), UnderlayAddress: h.underlay()}
 }
 
-func (h *testHost) underlay() string { return "198.18.0." + fmt.Sprint(11+len(h.name)) }
+func (h *testHost) underlay() string { return fmt.Sprintf("198.18.0.%d", 11+h.index) }
 
 func (h *testHost) Pool(context.Context) (service.Pool, error) {
 	return service.Pool{Path: "/var/lib/reflejo", FileSystem: "xfs", Size: 1 << 40}, nil
@@ -227,186 +229,27 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// records keeps JSON in memory.
-type records struct {
-	mu     sync.Mutex
-	values map[string][]byte
+// bridge is the host's network edge; it can refuse a network.
+type bridge struct {
+	*vservertest.Networks
+	mu      sync.Mutex
+	refused map[string]error // by name
 }
 
-func newRecords() *records { return &records{values: map[string][]byte{}} }
+func (b *bridge) refuse(name string, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.refused[name] = err
+}
 
-func (r *records) Put(key string, v any) error {
-	text, err := json.Marshal(v)
+func (b *bridge) SetNetwork(ctx context.Context, want vserver.Network) error {
+	b.mu.Lock()
+	err := b.refused[want.Name]
+	b.mu.Unlock()
 	if err != nil {
 		return err
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.values[key] = text
-	return nil
-}
-
-func (r *records) Delete(key string) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.values, key)
-	return nil
-}
-
-func (r *records) ForEach(f func(string, []byte) error) error {
-	r.mu.Lock()
-	values := maps.Clone(r.values)
-	r.mu.Unlock()
-	for k, v := range values {
-		if err := f(k, v); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// kernel is what a host's edges would keep.
-type kernel struct {
-	*vservertest.Limits
-	pool *vservertest.Pool
-
-	mu       sync.Mutex
-	running  map[string]*vserver.Running
-	ended    map[string]chan struct{}
-	networks map[string]bool
-	links    map[string][]string
-	hold     chan struct{}    // while not nil, starts wait for it
-	fail     map[string]error // by the start of a server's name
-}
-
-func newKernel(dir string) *kernel {
-	return &kernel{
-		Limits: vservertest.NewLimits(), pool: vservertest.NewPool(dir, 0), running: map[string]*vserver.Running{}, ended: map[string]chan struct{}{},
-		networks: map[string]bool{}, links: map[string][]string{}, fail: map[string]error{},
-	}
-}
-
-func (k *kernel) SetNetwork(_ context.Context, n vserver.Network) error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if err := k.fail["network "+n.Name]; err != nil {
-		return err
-	}
-	k.networks[n.ID] = true
-	return nil
-}
-
-func (k *kernel) RemoveNetwork(_ context.Context, id string) error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	delete(k.networks, id)
-	return nil
-}
-
-func (k *kernel) Set(ctx context.Context, want vserver.ServerNetwork) error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	var names []string
-	for _, l := range want.NICs {
-		names = append(names, l.Name)
-	}
-	k.links[want.ID] = names
-	return nil
-}
-
-func (k *kernel) Remove(_ context.Context, id string) error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	delete(k.links, id)
-	return nil
-}
-
-func (k *kernel) Usage(context.Context, string) (map[string]vserver.LinkUsage, error) {
-	return nil, nil
-}
-
-func (k *kernel) List(context.Context) (vserver.NetworkInventory, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return vserver.NetworkInventory{Networks: slices.Sorted(maps.Keys(k.networks)), Servers: maps.Clone(k.links)}, nil
-}
-
-func (k *kernel) Prepare(context.Context, string, vserver.Preparation) error { return nil }
-
-// kernelRuntime is the kernel as vserver.Runtime.
-type kernelRuntime struct{ k *kernel }
-
-func (r kernelRuntime) Create(ctx context.Context, c vserver.Container) (int, error) {
-	r.k.mu.Lock()
-	hold, err := r.k.hold, r.k.fail[c.Name]
-	r.k.mu.Unlock()
-	if hold != nil {
-		select {
-		case <-hold:
-		case <-ctx.Done():
-			return 0, ctx.Err()
-		}
-	}
-	if err != nil {
-		return 0, err
-	}
-	r.k.mu.Lock()
-	defer r.k.mu.Unlock()
-	r.k.running[c.ID] = &vserver.Running{ID: c.ID, Pid: 1 + len(r.k.running), Status: vserver.RunCreated}
-	r.k.ended[c.ID] = make(chan struct{})
-	return r.k.running[c.ID].Pid, nil
-}
-
-func (r kernelRuntime) Start(_ context.Context, id string) error {
-	r.k.mu.Lock()
-	defer r.k.mu.Unlock()
-	if run := r.k.running[id]; run != nil {
-		run.Status, run.Started = vserver.RunRunning, time.Now()
-	}
-	return nil
-}
-
-func (r kernelRuntime) Stop(_ context.Context, id string) error {
-	r.k.mu.Lock()
-	defer r.k.mu.Unlock()
-	if run := r.k.running[id]; run != nil && run.Status == vserver.RunRunning {
-		run.Status = vserver.RunStopped
-		close(r.k.ended[id])
-	}
-	return nil
-}
-
-func (r kernelRuntime) Delete(ctx context.Context, id string) error {
-	_ = r.Stop(ctx, id)
-	r.k.mu.Lock()
-	defer r.k.mu.Unlock()
-	delete(r.k.running, id)
-	return nil
-}
-
-func (r kernelRuntime) List(context.Context) ([]vserver.Running, error) {
-	r.k.mu.Lock()
-	defer r.k.mu.Unlock()
-	var list []vserver.Running
-	for _, run := range r.k.running {
-		list = append(list, *run)
-	}
-	return list, nil
-}
-
-func (r kernelRuntime) Wait(ctx context.Context, id string) error {
-	r.k.mu.Lock()
-	ended := r.k.ended[id]
-	r.k.mu.Unlock()
-	if ended == nil {
-		return nil
-	}
-	select {
-	case <-ended:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return b.Networks.SetNetwork(ctx, want)
 }
 
 // imageStore is service.Images and vserver.Images in memory, with the rules of package image.
