@@ -22,6 +22,10 @@
 // have as optional modules, and it works the same where br_netfilter is on. The set is
 // bounded, so that a server which fills it harms itself only.
 //
+// Published ports are those of the host's addresses, also for the host itself and for servers,
+// but not of 127.0.0.1: to lead that elsewhere would open the host's loopback to its networks.
+// Connections that began before a port was unpublished, or an Allow taken back, are not ended.
+//
 // Everything is found again after a restart: names are derived from ids, and links carry the
 // ids in their alias, rules in the names of their chains.
 package bridge

@@ -241,7 +241,8 @@ func trackedRules(n uint32) []rule { return []rule{line(ctState{stateNew}, conne
 
 func trackedElement(p portID, network string, a netip.Addr) element {
 	br := bridgeName(network)
-	return element{family: inet, set: mapTracked, key: append(ifname(br), ip4(a)...), label: br + " . " + a.String(), jump: chainOf("tracked", p)}
+	chain := chainOf("tracked", p)
+	return element{family: inet, set: mapTracked, key: append(ifname(br), ip4(a)...), label: br + " . " + a.String(), jump: chain, note: chain}
 }
 
 // noPortRules removes what portRules made, given where the interface was.

@@ -1,9 +1,12 @@
 package bridge
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 
@@ -25,6 +28,9 @@ type filter struct {
 	noted      map[string]bool   // ports that have a digest in the kernel, by link name
 	digests    map[string]string // of the rules of ports, as of the generation
 	generation uint32            // of the namespace's rules, of all programs
+	// found are the elements of the tracked map as of the start, by the chain they lead to.
+	// A link that is gone took its address with it: they alone still tell.
+	found map[string][]element
 }
 
 func newFilter(ns netns.NsHandle) *filter {
@@ -110,6 +116,7 @@ func (f *filter) write(b batch) error {
 	if err != nil {
 		return err
 	}
+	b.goneElements = append(slices.Clip(b.goneElements), f.strays(b)...)
 	if err := f.send(b); err != nil {
 		return err
 	}
@@ -128,6 +135,7 @@ func (f *filter) write(b batch) error {
 	}
 	for _, x := range b.goneChains {
 		delete(f.kept, x.name)
+		delete(f.found, x.name)
 	}
 	for _, e := range b.goneElements {
 		if e.set == mapFromPort {
@@ -235,6 +243,9 @@ func (f *filter) find() (foundRules, error) {
 	if f.generation, err = f.readGeneration(); err != nil {
 		return found, err
 	}
+	if f.found, err = findTracked(c); err != nil {
+		return found, err
+	}
 	for fam, kind := range map[nftables.TableFamily]string{nftables.TableFamilyBridge: "from/", nftables.TableFamilyINet: "tracked/"} {
 		chains, err := c.ListChainsOfTableFamily(fam)
 		if err != nil {
@@ -270,6 +281,55 @@ func (f *filter) find() (foundRules, error) {
 		f.noted[name], f.digests[name] = true, e.Comment
 	}
 	return found, nil
+}
+
+// findTracked lists the elements of the tracked map by the chain they lead to.
+func findTracked(c *nftables.Conn) (map[string][]element, error) {
+	elements, err := c.GetSetElements(&nftables.Set{Table: tableOf(inet), Name: mapTracked})
+	if err != nil {
+		return nil, fmt.Errorf("list bounds of connections: %w", err)
+	}
+	found := map[string][]element{}
+	for _, e := range elements {
+		if chain := e.Comment; chain != "" { // the library does not read verdicts back
+			found[chain] = append(found[chain], element{family: inet, set: mapTracked, key: e.Key, jump: chain})
+		}
+	}
+	return found, nil
+}
+
+// strays are the elements that lead to chains which a batch removes, and that it does not
+// know of: a chain that something leads to can't be removed.
+func (f *filter) strays(b batch) []element {
+	var strays []element
+	for _, x := range b.goneChains {
+		for _, e := range f.found[x.name] {
+			known := func(o element) bool { return o.set == e.set && bytes.Equal(o.key, e.key) }
+			if x.family == inet && !slices.ContainsFunc(b.goneElements, known) {
+				strays = append(strays, e)
+			}
+		}
+	}
+	return strays
+}
+
+// senders are the hosts that may send on a VXLAN segment.
+func (f *filter) senders(vni uint32) ([]netip.Addr, error) {
+	c, err := f.conn()
+	if err != nil {
+		return nil, err
+	}
+	elements, err := c.GetSetElements(&nftables.Set{Table: tableOf(inet), Name: setVTEPs})
+	if err != nil {
+		return nil, fmt.Errorf("list senders: %w", err)
+	}
+	var out []netip.Addr
+	for _, e := range elements {
+		if len(e.Key) == 8 && binary.BigEndian.Uint32(e.Key)>>8 == vni {
+			out = append(out, netip.AddrFrom4([4]byte(e.Key[4:])))
+		}
+	}
+	return out, nil
 }
 
 // writer collects a batch; its first error is kept.

@@ -36,6 +36,13 @@ func (m *Manager) SetNetwork(_ context.Context, want vserver.Network) error {
 		old = &n
 	}
 	m.mu.Unlock()
+	if old == nil { // an earlier process may have let others send
+		senders, err := m.nft.senders(want.VNI)
+		if err != nil {
+			return fmt.Errorf("set network %s: %w", want.ID, err)
+		}
+		old = &vserver.Network{ID: want.ID, CIDR: want.CIDR, Gateway: want.Gateway, VNI: want.VNI, Peers: senders}
+	}
 	if err := m.inside(func() error { return m.makeNetwork(want, old) }); err != nil {
 		return fmt.Errorf("set network %s: %w", want.ID, err)
 	}
@@ -67,7 +74,7 @@ func (m *Manager) makeNetwork(n vserver.Network, old *vserver.Network) error {
 	if err := m.up(br); err != nil {
 		return err
 	}
-	if old != nil && (old.CIDR != n.CIDR || old.Gateway != n.Gateway) {
+	if old.CIDR != n.CIDR || old.Gateway != n.Gateway {
 		m.cfg.Log.Info("network has a new range or gateway: its servers follow when they are set", "network", n.ID)
 	}
 	return m.makeVXLAN(br, n)

