@@ -58,9 +58,11 @@ var arrows = map[string]struct {
 	"units":     {"", "everybody imports it"},
 
 	// Beside the product.
-	"testbed": {"api fault pki units vserver", "the testbed uses what a user has: programs and the API"},
-	"testvm":  {"api fault pki testbed units", "the virtual machine uses what a user has"},
-	"bench":   {"api cgroup bridge cpuset disk fault image network oci pki service store testbed undo units vserver", "benchmarks measure the parts as well as the whole"},
+	"acceptance":          {"", "its tests drive whole hosts; it has no code of its own"},
+	"provider/schemajson": {"provider", "it prints the provider's schema for the reference pages"},
+	"testbed":             {"api fault pki units vserver", "the testbed uses what a user has: programs and the API"},
+	"testvm":              {"api fault pki testbed units", "the virtual machine uses what a user has"},
+	"bench":               {"api cgroup bridge cpuset disk fault image network oci pki service store testbed undo units vserver", "benchmarks measure the parts as well as the whole"},
 }
 
 // pure are the packages that decide: no clock, no randomness, no file, process or network

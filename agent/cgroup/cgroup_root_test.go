@@ -179,9 +179,10 @@ func TestFreezeStopsWork(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := usage(t, m, id).CPU
-	time.Sleep(300 * time.Millisecond)
-	if after := usage(t, m, id).CPU; after-before > time.Millisecond {
-		t.Errorf("frozen, and used %v", after-before)
+	for until := time.Now().Add(300 * time.Millisecond); time.Now().Before(until); time.Sleep(20 * time.Millisecond) {
+		if after := usage(t, m, id).CPU; after-before > time.Millisecond {
+			t.Fatalf("frozen, and used %v", after-before)
+		}
 	}
 	if err := m.Freeze(t.Context(), id, false); err != nil {
 		t.Fatal(err)

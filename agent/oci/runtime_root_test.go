@@ -152,7 +152,6 @@ func TestExecTerminal(t *testing.T) {
 	resize <- [2]uint16{40, 120}
 	eventually(t, 10*time.Second, func() error {
 		_, _ = io.WriteString(typed, "stty size\n")
-		time.Sleep(50 * time.Millisecond)
 		if !strings.Contains(out.String(), "40 120") {
 			return fmt.Errorf("not resized: %q", out.String())
 		}
