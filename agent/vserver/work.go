@@ -219,64 +219,20 @@ func (s *server) do(ctx context.Context, step Step) error {
 	s.mu.Lock()
 	rec, have := s.rec.clone(), s.have
 	s.mu.Unlock()
-	e := s.m.cfg.Edges
 	var err error
 	switch step {
-	case StepDiskCreate:
-		err = e.Disks.Create(ctx, s.id, rec.Image.ID, rec.Spec.Disk.Size)
-		have.Disk = &DiskInfo{ID: s.id, Size: rec.Spec.Disk.Size}
-	case StepDiskGrow:
-		err = e.Disks.Grow(ctx, s.id, rec.Spec.Disk.Size)
-		d := *have.Disk
-		d.Size, have.Disk = rec.Spec.Disk.Size, &d
-	case StepDiskAttach:
-		d := DiskInfo{ID: s.id, Size: rec.Spec.Disk.Size, Attached: true}
-		d.Attachment, err = e.Disks.Attach(ctx, s.id, rec.IDs)
-		have.Disk = &d
-	case StepDiskDetach:
-		err = e.Disks.Detach(ctx, s.id)
-		d := *have.Disk
-		d.Attached, have.Disk = false, &d
-	case StepDiskRemove:
-		err = e.Disks.Remove(ctx, s.id)
-		have.Disk = nil
-	case StepLimits:
-		err = s.setLimits(ctx, rec, have)
-		if have.Group == nil {
-			have.Group = &GroupInfo{ID: s.id}
-		}
-	case StepLimitsRemove:
-		err = e.Limits.Remove(ctx, s.id)
-		have.Group = nil
-	case StepFreeze, StepThaw:
-		err = e.Limits.Freeze(ctx, s.id, step == StepFreeze)
-		have.Group = &GroupInfo{ID: s.id, Frozen: step == StepFreeze}
-	case StepPrepare:
-		err = s.prepare(ctx, rec, have)
-	case StepRunCreate:
-		have.Run, err = s.createRun(ctx, rec, have)
+	case StepDiskCreate, StepDiskGrow, StepDiskAttach, StepDiskDetach, StepDiskRemove, StepPrepare:
+		have.Disk, err = s.doDisk(ctx, step, rec, have)
+	case StepLimits, StepLimitsRemove, StepFreeze, StepThaw:
+		have.Group, err = s.doGroup(ctx, step, rec, have)
 	case StepNetwork:
 		err = s.setNetwork(ctx, rec, have)
 		have.Links = true
 	case StepNetworkRemove:
-		err = e.Networks.Remove(ctx, s.id)
+		err = s.m.cfg.Edges.Networks.Remove(ctx, s.id)
 		have.Links = false
-	case StepRunStart:
-		err = e.Runtime.Start(ctx, s.id)
-		run := *have.Run
-		run.Status, run.Started, have.Run = RunRunning, time.Now(), &run
-		if err == nil {
-			err = s.save(func(r *Record) { r.Started = run.Started.UTC() })
-		}
-	case StepShutdown:
-		err = s.shutdown(ctx, rec)
-		have.Run = ended(have.Run)
-	case StepKill:
-		err = e.Limits.Kill(ctx, s.id)
-		have.Run, have.Group = ended(have.Run), &GroupInfo{ID: s.id}
-	case StepRunDelete:
-		err = e.Runtime.Delete(ctx, s.id)
-		have.Run = nil
+	case StepRunCreate, StepRunStart, StepShutdown, StepKill, StepRunDelete:
+		have, err = s.doRun(ctx, step, rec, have)
 	case StepRestart:
 		err = s.save(func(r *Record) { r.Rebooting = false })
 	case StepForget:
@@ -291,6 +247,81 @@ func (s *server) do(ctx context.Context, step Step) error {
 	s.have = have
 	s.mu.Unlock()
 	return nil
+}
+
+// doDisk runs a step that concerns the disk or what is on it, and says what the disk is then.
+func (s *server) doDisk(ctx context.Context, step Step, rec Record, have Have) (*DiskInfo, error) {
+	disks := s.m.cfg.Edges.Disks
+	now := DiskInfo{ID: s.id, Size: rec.Spec.Disk.Size}
+	if have.Disk != nil {
+		now = *have.Disk
+	}
+	var err error
+	switch step {
+	case StepDiskCreate:
+		err = disks.Create(ctx, s.id, rec.Image.ID, rec.Spec.Disk.Size)
+	case StepDiskGrow:
+		err = disks.Grow(ctx, s.id, rec.Spec.Disk.Size)
+		now.Size = rec.Spec.Disk.Size
+	case StepDiskAttach:
+		now.Attachment, err = disks.Attach(ctx, s.id, rec.IDs)
+		now.Attached = true
+	case StepPrepare:
+		err = s.prepare(ctx, rec, have)
+	case StepDiskDetach:
+		err = disks.Detach(ctx, s.id)
+		now.Attached, now.Attachment = false, Attachment{}
+	case StepDiskRemove:
+		return nil, disks.Remove(ctx, s.id)
+	}
+	return &now, err
+}
+
+// doGroup runs a step that concerns the control group, and says what the group is then.
+func (s *server) doGroup(ctx context.Context, step Step, rec Record, have Have) (*GroupInfo, error) {
+	limits := s.m.cfg.Edges.Limits
+	now := GroupInfo{ID: s.id}
+	if have.Group != nil {
+		now = *have.Group
+	}
+	var err error
+	switch step {
+	case StepLimits:
+		err = s.setLimits(ctx, rec, have)
+	case StepFreeze, StepThaw:
+		now.Frozen = step == StepFreeze
+		err = limits.Freeze(ctx, s.id, now.Frozen)
+	case StepLimitsRemove:
+		return nil, limits.Remove(ctx, s.id)
+	}
+	return &now, err
+}
+
+// doRun runs a step that begins or ends the running system.
+func (s *server) doRun(ctx context.Context, step Step, rec Record, have Have) (Have, error) {
+	e := s.m.cfg.Edges
+	var err error
+	switch step {
+	case StepRunCreate:
+		have.Run, err = s.createRun(ctx, rec, have)
+	case StepRunStart:
+		run := *have.Run
+		run.Status, run.Started = RunRunning, time.Now()
+		have.Run = &run
+		if err = e.Runtime.Start(ctx, s.id); err == nil {
+			err = s.save(func(r *Record) { r.Started = run.Started.UTC() })
+		}
+	case StepShutdown:
+		err = s.shutdown(ctx, rec)
+		have.Run = ended(have.Run)
+	case StepKill:
+		err = e.Limits.Kill(ctx, s.id)
+		have.Run, have.Group = ended(have.Run), &GroupInfo{ID: s.id}
+	case StepRunDelete:
+		err = e.Runtime.Delete(ctx, s.id)
+		have.Run = nil
+	}
+	return have, err
 }
 
 func ended(run *Running) *Running {

@@ -241,6 +241,7 @@ func NetworksContract(t *testing.T, newHost func(t *testing.T) NetworksHost) {
 		"the guest goes and comes back": networksGuestGone,
 		"interfaces come and go":        networksChangeNICs,
 		"a restart finds everything":    networksRestart,
+		"a restart finds what remains":  networksRestartAfterGuest,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -432,6 +433,22 @@ func networksRestart(t *testing.T, h NetworksHost) {
 	networksMust(t, again.SetNetwork(t.Context(), w))
 	networksMust(t, again.Set(t.Context(), s))
 	again = h.Restart(t)
+	networksMust(t, again.Remove(t.Context(), s.ID))
+	networksMust(t, again.RemoveNetwork(t.Context(), w.ID))
+	networksListed(t, again, nil, nil)
+}
+
+// The guest ends, and with it its links; then the agent restarts: it knows only rules.
+func networksRestartAfterGuest(t *testing.T, h NetworksHost) {
+	w, s := networksPlace(t, h)
+	s.NICs[0].Publish = []vserver.Publish{{Protocol: "tcp", HostPort: 8080, Port: 80}}
+	networksMust(t, h.Networks.Set(t.Context(), s))
+	h.End(t, s.Pid)
+	if h.Restart == nil {
+		return
+	}
+	again := h.Restart(t)
+	networksListed(t, again, []string{w.ID}, map[string][]string{s.ID: {"eth0"}})
 	networksMust(t, again.Remove(t.Context(), s.ID))
 	networksMust(t, again.RemoveNetwork(t.Context(), w.ID))
 	networksListed(t, again, nil, nil)
