@@ -235,5 +235,5 @@ func noRoom(server string, candidates []candidate) error {
 	for _, c := range candidates {
 		fmt.Fprintf(&b, "\n  - %s: %s", c.name, c.reason)
 	}
-	return &fault.Error{Kind: fault.Exhausted, Field: "host", Err: fmt.Errorf("place server %s: no host can take it:%s\n", server, b.String())}
+	return &fault.Error{Kind: fault.Exhausted, Field: "host", Err: fmt.Errorf("place server %s: no host can take it:%s", server, b.String())}
 }

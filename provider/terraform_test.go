@@ -13,6 +13,8 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/providerserver"
 	"github.com/hashicorp/terraform-plugin-go/tfprotov6"
 	"github.com/hashicorp/terraform-plugin-testing/helper/resource"
+
+	"github.com/reflejo/terraform-provider-reflejo/agent/vserver"
 )
 
 // TestMain makes sure that the Terraform on PATH is used and nothing else: without it the
@@ -63,4 +65,19 @@ func (w *world) factories() map[string]func() (tfprotov6.ProviderServer, error) 
 func (w *world) run(steps ...resource.TestStep) {
 	w.t.Helper()
 	resource.UnitTest(w.t, resource.TestCase{ProtoV6ProviderFactories: w.factories(), Steps: steps})
+}
+
+// remove deletes a server behind Terraform's back.
+func (h *testHost) remove(idOrName string) {
+	h.world.t.Helper()
+	v := h.server(idOrName)
+	must(h.world.t, h.servers.Delete(h.world.t.Context(), v.Spec.ID))
+	h.await(v.Spec.ID, func(v vserver.View) bool { return v.Gone })
+}
+
+// refuse makes the host refuse a network.
+func (b *bridge) refuse(name string, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.refused[name] = err
 }

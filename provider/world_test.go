@@ -197,14 +197,6 @@ func (h *testHost) server(idOrName string) vserver.View {
 	return v
 }
 
-// remove deletes a server behind Terraform's back.
-func (h *testHost) remove(idOrName string) {
-	h.world.t.Helper()
-	v := h.server(idOrName)
-	must(h.world.t, h.servers.Delete(h.world.t.Context(), v.Spec.ID))
-	h.await(v.Spec.ID, func(v vserver.View) bool { return v.Gone })
-}
-
 // await waits until a server is as wanted.
 func (h *testHost) await(id string, as func(vserver.View) bool) {
 	t := h.world.t
@@ -234,12 +226,6 @@ type bridge struct {
 	*vservertest.Networks
 	mu      sync.Mutex
 	refused map[string]error // by name
-}
-
-func (b *bridge) refuse(name string, err error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.refused[name] = err
 }
 
 func (b *bridge) SetNetwork(ctx context.Context, want vserver.Network) error {
