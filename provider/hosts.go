@@ -2,6 +2,7 @@ package provider
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -53,15 +54,19 @@ func (h *hosts) get(name string) (*host, error) {
 	}
 	found, ok := h.byName[name]
 	if !ok {
-		return nil, fault.New(fault.Invalid, "host %q is not in the provider's configuration; it has %s", name, strings.Join(h.names(), ", "))
+		return nil, fault.New(fault.Invalid, "host %q is %w; it has %s", name, errNotConfigured, strings.Join(h.names(), ", "))
 	}
 	return found, nil
 }
 
-// unreachable reports whether err means that nothing is known about what is asked for.
-// A host that is not configured any more counts: what lives there is not gone.
+// errNotConfigured is in the chain of errors about hosts that the provider block does not have.
+var errNotConfigured = errors.New("not in the provider's configuration")
+
+// unreachable reports whether err means that the host could not be asked, so nothing is
+// known about what is there. A host that is not configured any more counts; one that
+// answered with an error does not.
 func unreachable(err error) bool {
-	return err != nil && !fault.Is(err, fault.NotFound) && (fault.Is(err, fault.Unavailable) || fault.Is(err, fault.Invalid) || fault.Is(err, fault.Denied) || fault.Is(err, fault.Internal))
+	return fault.Is(err, fault.Unavailable) || errors.Is(err, errNotConfigured)
 }
 
 // host is one host: a client that connects when it is first used.

@@ -90,51 +90,59 @@ func (p *serverPlan) decideImage(ctx context.Context) {
 	if p.config.Image.Equal(p.state.Image) {
 		return
 	}
-	at := path.Root("image")
-	replace := p.config.ReplaceOnImageChange.ValueBool()
-	switch {
-	case !p.config.Image.IsUnknown() && p.sameImage(ctx):
+	at, name := path.Root("image"), p.state.Name.ValueString()
+	same, err := p.sameImage(ctx)
+	switch replace := p.config.ReplaceOnImageChange.ValueBool(); {
+	case same:
 		p.plan.Image = p.state.Image // the same image under another word
+	case replace && err != nil:
+		p.diags.AddAttributeError(at, "The image can't be compared now", fmt.Sprintf(
+			"Attribute image: replace_on_image_change is set, and whether %s is the image that server %s was made from can't be told: %s", p.config.Image.ValueString(), name, sentence(err.Error())))
 	case replace && p.state.DeletionProtection.ValueBool():
-		p.diags.Append(protectedError(p.state.Name.ValueString()))
+		p.diags.Append(protectedError(name))
 	case replace:
 		p.replace = append(p.replace, at)
 	default:
-		if !p.config.Image.IsUnknown() {
+		if !p.config.Image.IsUnknown() && err == nil {
 			p.diags.AddAttributeWarning(at, "The server keeps its image", fmt.Sprintf(
 				"Attribute image: server %s was made from %s and stays on it; an image is read only when a server is created. "+
 					"Set replace_on_image_change = true to have the server replaced, which loses its disk, or create another server.",
-				p.state.Name.ValueString(), p.state.Image.ValueString()))
+				name, p.state.Image.ValueString()))
 		}
 		p.plan.Image = p.state.Image
 	}
 }
 
-// sameImage asks the host whether the configured and the known image are one.
-func (p *serverPlan) sameImage(ctx context.Context) bool {
-	h := p.host(p.state.Host)
-	if h == nil {
-		return false
+// sameImage asks the host whether the configured and the known image are one. A
+// configured image that is not known yet is another one.
+func (p *serverPlan) sameImage(ctx context.Context) (bool, error) {
+	if p.config.Image.IsUnknown() {
+		return false, nil
 	}
-	id := func(ref string) string {
+	h, err := p.hosts.get(p.state.Host.ValueString())
+	if err != nil {
+		return false, err
+	}
+	id := func(ref string) (string, error) {
 		if digestPattern.MatchString(ref) {
-			return ref
+			return ref, nil
 		}
 		image, err := ask(ctx, h, h.Images.GetImage, &reflejov1.GetImageRequest{Id: ref})
-		if err != nil {
-			return ""
+		if fault.Is(err, fault.NotFound) {
+			return "", nil // an image that the host does not have is another one
 		}
-		return image.GetImage().GetId()
+		return image.GetImage().GetId(), err
 	}
 	was := p.state.Image.ValueString()
 	if !digestPattern.MatchString(was) { // the name may mean another image by now: the server knows
 		server, err := ask(ctx, h, h.Servers.GetServer, &reflejov1.GetServerRequest{Id: p.state.ID.ValueString()})
 		if err != nil {
-			return false
+			return false, err
 		}
 		was = server.GetServer().GetSpec().GetImage()
 	}
-	return was != "" && id(p.config.Image.ValueString()) == was
+	is, err := id(p.config.Image.ValueString())
+	return err == nil && is == was, err
 }
 
 func (p *serverPlan) decideMove() {

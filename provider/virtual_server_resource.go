@@ -267,7 +267,7 @@ func (r *serverResource) Delete(ctx context.Context, req resource.DeleteRequest,
 			sentence(err.Error())+"\n\nThe provider's forget_unreachable is set, so it is out of the state. If host "+state.Host.ValueString()+" comes back the server is still there.")
 	case ctx.Err() != nil:
 		resp.Diagnostics.AddError("Server "+name+" is not gone yet",
-			fmt.Sprintf("Waited %s for the end of its deletion. %s The host carries on; apply again to see it gone.", timeout, sentence(err.Error())))
+			fmt.Sprintf("%s It was being deleted; the host carries on. Apply again to see it gone.", waited(err, timeout)))
 	default:
 		resp.Diagnostics.Append(failed("Server "+name+" could not be destroyed", err))
 	}

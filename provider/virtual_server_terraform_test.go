@@ -310,6 +310,19 @@ func onlyHost(w *world, name string) string {
 	return ""
 }
 
+func TestServerMemoryBelowUse(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "alpha")
+	h := w.hosts["alpha"]
+	before := server(`memory = { max = "1GiB" }`)
+	w.run(
+		resource.TestStep{Config: before},
+		resource.TestStep{PreConfig: func() { h.kernel.Limits.Run(h.server("a").Spec.ID, 1, 900<<20) },
+			Config: server(`memory = { max = "512MiB" }`), ExpectError: regexp.MustCompile(`(?si)Server\s+a\s+could\s+not\s+be\s+changed.*memory`)},
+		resource.TestStep{Config: before, ConfigPlanChecks: emptyPlan},
+	)
+}
+
 func TestServerProtection(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "alpha")
@@ -374,6 +387,7 @@ provider "reflejo" {
 		resource.TestStep{Config: config},
 		resource.TestStep{PreConfig: h.stop, Config: config, ConfigPlanChecks: emptyPlan},
 		resource.TestStep{Config: server("host = \"alpha\"\nprocesses = 99"), ExpectError: regexp.MustCompile(`(?si)could\s+not\s+be\s+changed.*does\s+not\s+answer`)},
+		resource.TestStep{Config: regexp.MustCompile(`"debian"`).ReplaceAllString(server("host = \"alpha\"\nreplace_on_image_change = true"), `"other"`), ExpectError: regexp.MustCompile(`(?si)can't\s+be\s+compared\s+now`)},
 		resource.TestStep{Config: config, Destroy: true, ExpectError: regexp.MustCompile(`(?si)could\s+not\s+be\s+destroyed.*does\s+not\s+answer`)},
 		resource.TestStep{Config: config + `
 resource "reflejo_virtual_server" "b" {

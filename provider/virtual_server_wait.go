@@ -176,16 +176,21 @@ func operationError(s *reflejov1.Server) error {
 // notSettled is the warning at the end of a wait: what was awaited, what was seen last,
 // what happens next.
 func notSettled(err error, timeout time.Duration, s *reflejov1.Server, what, next string) diag.Diagnostic {
-	why := fmt.Sprintf("Waited %s for it to settle.", timeout)
-	switch {
-	case errors.Is(err, context.Canceled):
-		why = "The wait was interrupted."
-	case !errors.Is(err, context.DeadlineExceeded):
-		why = sentence(err.Error())
-	}
+	why := waited(err, timeout)
 	seen := "Last seen: " + s.GetState()
 	if op := s.GetOperation(); op.GetKind() != "" {
 		seen += fmt.Sprintf(", %s at step %d of %d (%s)", op.GetKind(), op.GetStepIndex(), op.GetSteps(), op.GetStep())
 	}
 	return diag.NewWarningDiagnostic("Server "+s.GetSpec().GetName()+" "+what, why+" "+seen+".\n\n"+next)
+}
+
+// waited says why a wait has ended.
+func waited(err error, timeout time.Duration) string {
+	switch {
+	case errors.Is(err, context.Canceled):
+		return "The wait was interrupted."
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Sprintf("Waited %s for it to settle.", timeout)
+	}
+	return sentence(err.Error())
 }
