@@ -27,10 +27,10 @@ func seccompProfile(arch string) *specs.LinuxSeccomp {
 	}
 	// Only address families that make sense inside: AF_VSOCK (40) would speak to the
 	// hypervisor of the host, AF_ALG (38) opens the kernel's crypto to unprivileged callers.
-	for _, r := range [][2]uint64{{0, 37}, {41, 255}} {
-		p.Syscalls = append(p.Syscalls, specs.LinuxSyscall{Names: []string{"socket"}, Action: specs.ActAllow, Args: []specs.LinuxSeccompArg{
-			{Index: 0, Value: r[0], Op: specs.OpGreaterEqual}, {Index: 0, Value: r[1], Op: specs.OpLessEqual},
-		}})
+	// One comparison per rule: runtimes take two of the same argument as "or", so that a
+	// range would allow everything.
+	for _, a := range []specs.LinuxSeccompArg{{Value: 38, Op: specs.OpLessThan}, {Value: 39, Op: specs.OpEqualTo}, {Value: 40, Op: specs.OpGreaterThan}} {
+		p.Syscalls = append(p.Syscalls, specs.LinuxSyscall{Names: []string{"socket"}, Action: specs.ActAllow, Args: []specs.LinuxSeccompArg{a}})
 	}
 	return p
 }
