@@ -17,6 +17,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/reflejo/terraform-provider-reflejo/agent/bridge"
 	"github.com/reflejo/terraform-provider-reflejo/agent/cgroup"
@@ -148,6 +149,10 @@ func (ag *agent) open(ctx context.Context) error {
 }
 
 func (ag *agent) openState(context.Context) error {
+	// Servers become children of this process, so that it learns how they end.
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("adopt orphans: %w", err)
+	}
 	c := ag.config
 	var err error
 	if ag.source, err = pki.NewSource(pki.Files{CA: c.TLS.CAFile, Cert: c.TLS.CertFile, Key: c.TLS.KeyFile}); err != nil {

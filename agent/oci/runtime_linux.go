@@ -410,6 +410,7 @@ func kill(ctx context.Context, s runState) error {
 	if err := p.signal(unix.SIGKILL); err != nil {
 		return ignoreGone(err)
 	}
+	defer reap(s.Pid)
 	soon, cancel := context.WithTimeout(ctx, frozenAfter)
 	defer cancel()
 	if p.wait(soon) == nil {
@@ -438,7 +439,13 @@ func (r *Runtime) Wait(ctx context.Context, id string) error {
 		return ignoreGone(err)
 	}
 	defer p.Close()
-	return p.wait(ctx)
+	if err := p.wait(ctx); err != nil {
+		return err
+	}
+	if p.rebooted(s.Pid) {
+		return vserver.ErrRebooted
+	}
+	return nil
 }
 
 // Console joins the server's console; see vserver.Commands. fault.NotFound: it has none,

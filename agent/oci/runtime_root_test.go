@@ -385,3 +385,21 @@ func BenchmarkCreateToFirstCommand(b *testing.B) {
 		b.ReportMetric(float64(d.Microseconds())/1000/float64(b.N), name+"-ms")
 	}
 }
+
+// `reboot` inside ends the server so that it can be told from a poweroff.
+func TestRebootIsTold(t *testing.T) {
+	h := newHost(t, "")
+	c := h.newContainer(t, busyboxRoot(t, h.dir))
+	for command, want := range map[string]error{"reboot -f": vserver.ErrRebooted, "poweroff -f": nil} {
+		h.run(t, c)
+		_, _ = h.Exec(context.Background(), c.ID, vserver.Command{Argv: []string{"/bin/busybox", "sh", "-c", "busybox " + command}})
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		if err := h.Wait(ctx, c.ID); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", command, err, want)
+		}
+		cancel()
+		if err := h.Delete(context.Background(), c.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

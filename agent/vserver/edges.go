@@ -2,6 +2,7 @@ package vserver
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/netip"
 	"time"
@@ -21,7 +22,7 @@ import (
 // Disks keeps the servers' disks and the pool they live in (package disk).
 type Disks interface {
 	// Create makes disk id as a copy-on-write clone of the image's base disk with this
-	// size in bytes (at least the base's size: fault.Invalid). An existing disk is kept
+	// size in bytes (at least image.Base.Size: fault.Invalid). An existing disk is kept
 	// and grown. The new disk is durable when it returns.
 	Create(ctx context.Context, id, image string, size int64) error
 	// Attach connects the disk to a loop device, mounts it for the host, and mounts it a
@@ -192,9 +193,13 @@ type Runtime interface {
 	Delete(ctx context.Context, id string) error
 	// List describes all servers that the runtime knows.
 	List(ctx context.Context) ([]Running, error)
-	// Wait returns when the server's init has ended, or ctx has.
+	// Wait returns when the server's init has ended (nil; or ErrRebooted if it ended to be
+	// started again, as far as the kernel tells), or ctx has (ctx's error).
 	Wait(ctx context.Context, id string) error
 }
+
+// ErrRebooted is how Runtime.Wait says that a server rebooted itself.
+var ErrRebooted = errors.New("the server asked to be started again")
 
 // Container is what Runtime.Create needs to know.
 type Container struct {

@@ -302,6 +302,23 @@ func TestEnds(t *testing.T) {
 	})
 }
 
+// A server that reboots itself runs again, with everything prepared and linked anew.
+func TestRebootsItself(t *testing.T) {
+	inWorld(t, func(w *world) {
+		id := w.create(small("web")).Spec.ID
+		w.host.Runtime.Reboot(id)
+		synctest.Wait()
+		v := w.settle(id)
+		w.want(v, vserver.StateRunning)
+		if got := w.steps(id); got != "runtime.delete limits.set prepare runtime.create network.set runtime.start" {
+			t.Errorf("steps %s", got)
+		}
+		if len(v.Messages) != 1 || v.Operation.Kind != "" {
+			t.Errorf("%+v", v)
+		}
+	})
+}
+
 // The host goes down and comes back: what ran runs again, what was stopped stays stopped,
 // what was suspended is suspended again.
 func TestHostComesBack(t *testing.T) {

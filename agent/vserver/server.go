@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -307,21 +308,29 @@ func (s *server) watchEnd() {
 	s.mu.Unlock()
 	s.m.wg.Go(func() {
 		defer cancel()
-		if err := s.m.cfg.Edges.Runtime.Wait(ctx, s.id); err != nil || ctx.Err() != nil {
-			return
+		err := s.m.cfg.Edges.Runtime.Wait(ctx, s.id)
+		if again := errors.Is(err, ErrRebooted); ctx.Err() == nil && (err == nil || again) {
+			s.ended(ctx, again)
 		}
-		s.ended(ctx)
 	})
 }
 
-// ended records that the server shut itself down.
-func (s *server) ended(ctx context.Context) {
-	_, err := s.m.change(ctx, s.id, "stop", false, func(rec *Record) error {
+// ended records that the server shut itself down, or rebooted, and lets the worker do its part.
+func (s *server) ended(ctx context.Context, again bool) {
+	kind := string(ActionStop)
+	if again {
+		kind = string(ActionReboot)
+	}
+	_, err := s.m.change(ctx, s.id, kind, false, func(rec *Record) error {
 		if rec.Phase != PhaseLive || rec.Want == PowerStopped || ctx.Err() != nil {
 			return errNothing
 		}
-		rec.Want = PowerStopped
-		rec.say(time.Now(), "the server ended by itself")
+		if again {
+			rec.say(time.Now(), "the server rebooted itself")
+		} else {
+			rec.Want = PowerStopped
+			rec.say(time.Now(), "the server ended by itself")
+		}
 		s.mu.Lock()
 		s.known = false
 		s.mu.Unlock()

@@ -403,7 +403,7 @@ func (s *server) shutdown(ctx context.Context, rec Record) error {
 		limited, cancel := context.WithTimeout(ctx, timeout)
 		err := e.Runtime.Wait(limited, s.id)
 		cancel()
-		if err == nil {
+		if err == nil || errors.Is(err, ErrRebooted) {
 			return e.Limits.Kill(ctx, s.id) // what init left behind
 		}
 		if ctx.Err() != nil {

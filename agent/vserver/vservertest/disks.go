@@ -21,8 +21,12 @@ var (
 	_ image.Bases   = (*Bases)(nil)
 )
 
-// defaultBaseSize is what a base disk that asks for no size gets.
-const defaultBaseSize = 10 << 30
+const (
+	// defaultBaseSize is what a base disk that asks for no size gets.
+	defaultBaseSize = 10 << 30
+	// leastUnit is what the smallest disk of an image is rounded up to.
+	leastUnit = 64 << 20
+)
 
 // Pool is an in-memory pool: the state that a Disks and its Bases share. Root directories
 // are real folders, so that what is written to a disk can be read back; sizes are numbers.
@@ -32,7 +36,7 @@ type Pool struct {
 	dir      string
 	capacity int64 // 0 means without limit
 	disks    map[string]*fakeDisk
-	bases    map[string]int64
+	bases    map[string]int64 // smallest disk of each
 	partial  map[string]bool
 	fail     map[string]error
 	minor    uint32
@@ -89,7 +93,7 @@ func (p *Pool) String() string {
 	defer p.mu.Unlock()
 	var b strings.Builder
 	for _, id := range slices.Sorted(maps.Keys(p.bases)) {
-		fmt.Fprintf(&b, "base %s size %d\n", id, p.bases[id])
+		fmt.Fprintf(&b, "base %s for disks from %d\n", id, p.bases[id])
 	}
 	for _, id := range slices.Sorted(maps.Keys(p.partial)) {
 		fmt.Fprintf(&b, "base %s incomplete\n", id)
@@ -281,11 +285,33 @@ func (b *Bases) Build(ctx context.Context, id string, size int64, fill func(root
 	if err := fill(root); err != nil {
 		return errors.Join(fmt.Errorf("build base disk of %s: %w", id, err), os.RemoveAll(root))
 	}
+	content, err := bytesBelow(root)
+	if err != nil {
+		return fmt.Errorf("build base disk of %s: %w", id, err)
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.bases[id] = size
+	b.bases[id] = min((content+content/8+leastUnit-1)/leastUnit*leastUnit, size)
+	if content == 0 {
+		b.bases[id] = min(leastUnit, size)
+	}
 	delete(b.partial, id)
 	return nil
+}
+
+// bytesBelow sums the sizes of all files below dir.
+func bytesBelow(dir string) (sum int64, err error) {
+	err = filepath.WalkDir(dir, func(_ string, e os.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() {
+			return err
+		}
+		info, err := e.Info()
+		if err == nil {
+			sum += info.Size()
+		}
+		return err
+	})
+	return sum, err
 }
 
 // Remove implements image.Bases.

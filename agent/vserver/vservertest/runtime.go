@@ -31,6 +31,7 @@ type runtimeServer struct {
 	container vserver.Container
 	run       vserver.Running
 	ended     chan struct{}
+	rebooted  bool
 	stubborn  bool
 }
 
@@ -70,6 +71,16 @@ func (r *Runtime) End(id string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if s := r.servers[id]; s != nil {
+		s.end()
+	}
+}
+
+// Reboot lets a server's init end to be started again, as a reboot inside does.
+func (r *Runtime) Reboot(id string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s := r.servers[id]; s != nil {
+		s.rebooted = true
 		s.end()
 	}
 }
@@ -211,10 +222,15 @@ func (r *Runtime) Wait(ctx context.Context, id string) error {
 	}
 	select {
 	case <-s.ended:
-		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s.rebooted {
+		return vserver.ErrRebooted
+	}
+	return nil
 }
 
 // Exec implements vserver.Commands.
