@@ -83,30 +83,12 @@ func (p *process) wait(ctx context.Context) error {
 
 // rebooted reports, of a process that has ended, whether it was the init of a process
 // namespace that was told to reboot: the kernel then lets it end as if by SIGHUP (by SIGINT
-// if told to power off, reboot(2)). What became of another's child only newer kernels tell
-// (6.15), and only once its parent has taken notice; where it is not known the answer is no.
-func (p *process) rebooted(pid int) bool {
-	if status, ok := reap(pid); ok {
-		return status.Signaled() && status.Signal() == unix.SIGHUP
-	}
-	for range exitPolls {
-		info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
-		if err := control(p.file, func(fd int) error { return unix.IoctlPidfdInfo(fd, &info) }); err != nil && err != unix.ESRCH {
-			return false
-		} else if err == nil && info.Mask&unix.PIDFD_INFO_EXIT != 0 {
-			status := unix.WaitStatus(info.Exit_code)
-			return status.Signaled() && status.Signal() == unix.SIGHUP
-		}
-		time.Sleep(exitPoll)
-	}
-	return false
+// if told to power off, reboot(2)). Only its parent is told, so the answer is no for a
+// server that an earlier agent started.
+func rebooted(pid int) bool {
+	status, ok := reap(pid)
+	return ok && status.Signaled() && status.Signal() == unix.SIGHUP
 }
-
-// How long a process's parent is given to take notice of its end.
-const (
-	exitPoll  = 5 * time.Millisecond
-	exitPolls = 40
-)
 
 // reap takes notice of the end of a child of ours, which servers are while the agent that
 // started them runs; ok is false for the child of another.

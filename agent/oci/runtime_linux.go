@@ -442,7 +442,7 @@ func (r *Runtime) Wait(ctx context.Context, id string) error {
 	if err := p.wait(ctx); err != nil {
 		return err
 	}
-	if p.rebooted(s.Pid) {
+	if rebooted(s.Pid) {
 		return vserver.ErrRebooted
 	}
 	return nil

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/reflejo/terraform-provider-reflejo/agent/fault"
 	"github.com/reflejo/terraform-provider-reflejo/agent/vserver"
 )
@@ -388,13 +390,24 @@ func BenchmarkCreateToFirstCommand(b *testing.B) {
 
 // `reboot` inside ends the server so that it can be told from a poweroff.
 func TestRebootIsTold(t *testing.T) {
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil { // as the agent does
+		t.Fatal(err)
+	}
 	h := newHost(t, "")
 	c := h.newContainer(t, busyboxRoot(t, h.dir))
 	for command, want := range map[string]error{"reboot -f": vserver.ErrRebooted, "poweroff -f": nil} {
 		h.run(t, c)
-		_, _ = h.Exec(context.Background(), c.ID, vserver.Command{Argv: []string{"/bin/busybox", "sh", "-c", "busybox " + command}})
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-		if err := h.Wait(ctx, c.ID); !errors.Is(err, want) {
+		ended := make(chan error, 1)
+		go func() { ended <- h.Wait(ctx, c.ID) }() // only who was there when it ended knows how
+		eventually(t, 10*time.Second, func() error {
+			_, err := h.Exec(ctx, c.ID, vserver.Command{Argv: []string{"/bin/busybox", "sh", "-c", "busybox " + command}})
+			if err == nil && len(ended) == 0 {
+				return errors.New("it goes on")
+			}
+			return nil
+		})
+		if err := <-ended; !errors.Is(err, want) {
 			t.Errorf("%s: %v, want %v", command, err, want)
 		}
 		cancel()

@@ -194,7 +194,7 @@ type Runtime interface {
 	// List describes all servers that the runtime knows.
 	List(ctx context.Context) ([]Running, error)
 	// Wait returns when the server's init has ended (nil; or ErrRebooted if it ended to be
-	// started again, as far as the kernel tells), or ctx has (ctx's error).
+	// started again, which only the agent that started it is told), or ctx has (ctx's error).
 	Wait(ctx context.Context, id string) error
 }
 
