@@ -306,7 +306,7 @@ func leaveNothing(r *report, bed *testbed.Bed, down func() error) error {
 	if err := down(); err != nil {
 		return err
 	}
-	left, err := inventory.Take(inventory.Scope{Dirs: []string{filepath.Dir(bed.Dir())}, Cgroup: "reflejo-demo-*", AllProcesses: true})
+	left, err := inventory.Take(inventory.Scope{Dirs: []string{bed.Dir()}, Cgroup: "reflejo-demo-*", AllProcesses: true})
 	if err != nil {
 		return err
 	}

@@ -17,7 +17,8 @@ import (
 // Scope says where to look. Take looks at everything from the calling thread's network and
 // mount namespace.
 type Scope struct {
-	// Dirs are directories: mounts, loop devices and files in them are listed.
+	// Dirs are directories: mounts, loop devices and files in them are listed. They need not
+	// exist.
 	Dirs []string
 	// Cgroup is the parent of the control groups, below each hierarchy's root, or a pattern
 	// of parents' names; processes in a parent's groups are listed.
@@ -206,6 +207,9 @@ func filters() (lines []string, err error) {
 func (s Scope) files() (lines []string, err error) {
 	for _, dir := range s.Dirs {
 		devices, err := ownDevices(dir)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
