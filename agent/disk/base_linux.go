@@ -83,6 +83,9 @@ func (p *Pool) build(ctx context.Context, id string, size int64, fill func(root 
 	if cleared, err := awaitCleared(ctx, f, 10*busyPatience); err != nil || !cleared {
 		return errors.Join(err, fault.New(fault.Unavailable, "another program keeps its loop device open"))
 	}
+	if err := measureBase(ctx, f, size); err != nil {
+		return p.blame(err)
+	}
 	if err := f.Chmod(0o400); err != nil {
 		return err
 	}
@@ -190,7 +193,8 @@ func (b Bases) Remove(ctx context.Context, id string) error {
 	return b.pool.removeBases(id)
 }
 
-// removeBases removes the base disk of an image and all unfinished ones.
+// removeBases removes the base disk of an image, all unfinished ones, and its variants last:
+// Open removes those that a killed agent left without a base disk.
 func (p *Pool) removeBases(id string) error {
 	entries, err := readDir(p.bases)
 	if err != nil {
@@ -206,10 +210,12 @@ func (p *Pool) removeBases(id string) error {
 		}
 		removed = true
 	}
-	if !removed {
-		return nil
+	if removed {
+		if err := syncDir(p.bases); err != nil {
+			return err
+		}
 	}
-	return syncDir(p.bases)
+	return p.removeVariants(id)
 }
 
 // List implements [image.Bases]. An image has one entry: the finished base disk, or else
@@ -227,6 +233,17 @@ func (b Bases) List(ctx context.Context) ([]image.Base, error) {
 			continue
 		}
 		base := image.Base{ID: id, Size: e.size, Used: e.used, Complete: complete}
+		if complete {
+			f, least, err := b.pool.openBase(id)
+			if fault.Is(err, fault.NotFound) {
+				continue // removed meanwhile
+			}
+			if err != nil {
+				return nil, fmt.Errorf("list base disks: %w", err)
+			}
+			f.Close()
+			base.Size = least
+		}
 		if i, seen := index[id]; !seen {
 			index[id] = len(all)
 			all = append(all, base)

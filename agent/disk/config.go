@@ -10,8 +10,8 @@ import (
 
 // Sizes in bytes.
 const (
-	// DefaultBaseSize is the size of a base disk whose builder asks for none, and with it
-	// the smallest disk of a server of that image.
+	// DefaultBaseSize is the size of a base disk whose builder asks for none: that of the
+	// server disks that most will ask for, which then are clones of it as it is.
 	DefaultBaseSize = 10 << 30
 	// MinPoolSize is the smallest embedded pool (mkfs.xfs refuses anything below 300 MiB).
 	MinPoolSize = 512 << 20

@@ -16,15 +16,23 @@
 //	<Path>/pool/                   … mounted here; called <root> below, else <root> is <Path>
 //	<root>/bases/sha256-<hex>.ext4             base disks, read-only, never changed once named so
 //	<root>/bases/sha256-<hex>.building-<hex>   what a build under way or a killed one left
+//	<root>/variants/sha256-<hex>.<bytes>.ext4  base disks resized, see below
 //	<root>/disks/<server id>.ext4              servers' disks
 //	<root>/snapshots/                          kept free for the snapshots of those disks
 //	<RunDir>/canonical/<server id>             mounts with the owners that are on the disk; 0700
 //	<RunDir>/rootfs/<server id>/fs             the same, ids shifted to the server's own range
 //	<RunDir>/builds/<hex>                      base disks being filled
 //
+// # Sizes
+//
+// A base disk is as large as the default server disk. For a disk of another size, from
+// what the image needs upward, the base disk is cloned and the clone resized, unmounted,
+// once: this variant is kept, so that the next disk of that size is a clone again. The
+// last few sizes asked for are kept per image.
+//
 // # What survives what
 //
-// A disk is one file, cloned without a name and linked into place when it is durable, so
+// A disk or a variant is one file, cloned without a name and linked into place when it is durable, so
 // an interrupted Create leaves nothing. Loop devices clear themselves with their last
 // user. Mounts are prepared detached and put into place in one step each. So a killed
 // agent leaves disks that are attached, not attached, or attached without the shifted

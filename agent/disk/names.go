@@ -2,6 +2,7 @@ package disk
 
 import (
 	"regexp"
+	"strconv"
 	"strings"
 
 	"github.com/reflejo/terraform-provider-reflejo/agent/fault"
@@ -15,6 +16,7 @@ const (
 	poolFileNew   = "pool.xfs.new"
 	poolMount     = "pool"
 	basesDir      = "bases"
+	variantsDir   = "variants"
 	disksDir      = "disks"
 	canonicalDir  = "canonical"
 	rootfsDir     = "rootfs"
@@ -28,6 +30,7 @@ var (
 	uuidPattern     = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`)
 	digestPattern   = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 	basePattern     = regexp.MustCompile(`^sha256-([0-9a-f]{64})\.ext4$`)
+	variantPattern  = regexp.MustCompile(`^sha256-([0-9a-f]{64})\.[1-9][0-9]{0,15}\.ext4$`)
 	buildingPattern = regexp.MustCompile(`^sha256-([0-9a-f]{64})\.building-[0-9a-f]{16}$`)
 )
 
@@ -68,6 +71,20 @@ func baseStem(id string) string { return strings.Replace(id, ":", "-", 1) }
 func baseName(id string) string { return baseStem(id) + diskSuffix }
 
 func buildingName(id, random string) string { return baseStem(id) + buildingInfix + random }
+
+// variantName is the name of a base disk resized to size bytes.
+func variantName(id string, size int64) string {
+	return baseStem(id) + "." + strconv.FormatInt(size, 10) + diskSuffix
+}
+
+// variantOf says whose variant a file is.
+func variantOf(name string) (id string, ok bool) {
+	m := variantPattern.FindStringSubmatch(name)
+	if m == nil {
+		return "", false
+	}
+	return "sha256:" + m[1], true
+}
 
 // imageOf says whose base disk a file is, and whether it is finished.
 func imageOf(name string) (id string, complete, ok bool) {

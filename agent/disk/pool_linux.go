@@ -29,6 +29,7 @@ type Pool struct {
 	lockFile  *os.File // flocked: one agent per pool
 	root      *os.File
 	bases     *os.File
+	variants  *os.File
 	disks     *os.File
 	canonical *os.File
 	rootfs    *os.File
@@ -81,7 +82,7 @@ func Open(ctx context.Context, cfg Config) (*Pool, error) {
 
 // Close forgets the pool. Everything stays mounted and attached: servers keep running.
 func (p *Pool) Close() error {
-	for _, f := range []*os.File{p.root, p.bases, p.disks, p.canonical, p.rootfs, p.builds, p.lockFile} {
+	for _, f := range []*os.File{p.root, p.bases, p.variants, p.disks, p.canonical, p.rootfs, p.builds, p.lockFile} {
 		if f != nil {
 			f.Close()
 		}
@@ -150,11 +151,14 @@ func (p *Pool) openRoot(ctx context.Context) error {
 	if p.bases, err = openDirAt(p.root, basesDir, 0o700); err != nil {
 		return p.explain(err)
 	}
+	if p.variants, err = openDirAt(p.root, variantsDir, 0o700); err != nil {
+		return p.explain(err)
+	}
 	if p.disks, err = openDirAt(p.root, disksDir, 0o700); err != nil {
 		return p.explain(err)
 	}
 	if p.fileSystem == "btrfs" {
-		return errors.Join(dontCopyOnWrite(p.bases), dontCopyOnWrite(p.disks))
+		return errors.Join(dontCopyOnWrite(p.bases), dontCopyOnWrite(p.variants), dontCopyOnWrite(p.disks))
 	}
 	return nil
 }
@@ -187,7 +191,8 @@ func (p *Pool) openRunDir() error {
 }
 
 // sweep clears away what a killed agent left that no call would come back for: mounts
-// of builds (their files stay, for Bases.List) and empty mount points.
+// of builds (their files stay, for Bases.List), empty mount points, and
+// variants of removed base disks.
 func (p *Pool) sweep() error {
 	names, err := p.builds.Readdirnames(-1)
 	if err != nil {
@@ -209,7 +214,7 @@ func (p *Pool) sweep() error {
 			_ = unix.Unlinkat(int(dir.Fd()), name, unix.AT_REMOVEDIR) // fails for those in use, which is right
 		}
 	}
-	return nil
+	return p.sweepVariants()
 }
 
 // sharesExtents reports whether the directory's file system can clone files.

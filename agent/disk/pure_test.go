@@ -103,6 +103,13 @@ func TestFileNames(t *testing.T) {
 	if have, complete, ok := imageOf(baseName(image)); !ok || !complete || have != image {
 		t.Errorf("imageOf(%q) = %q, %v, %v", baseName(image), have, complete, ok)
 	}
+	variant := variantName(image, 1<<40)
+	if have, ok := variantOf(variant); !ok || have != image {
+		t.Errorf("variantOf(%q) = %q, %v", variant, have, ok)
+	}
+	if _, _, ok := imageOf(variant); ok {
+		t.Errorf("%q is taken for a base disk", variant)
+	}
 	building := buildingName(image, "0123456789abcdef")
 	if have, complete, ok := imageOf(building); !ok || complete || have != image {
 		t.Errorf("imageOf(%q) = %q, %v, %v", building, have, complete, ok)
@@ -110,6 +117,9 @@ func TestFileNames(t *testing.T) {
 	for _, foreign := range []string{"", "x.ext4", id, id + ".ext4.bak", "lost+found", baseName(image) + "~", building + "x", building[:len(building)-1]} {
 		if _, ok := serverOf(foreign); ok {
 			t.Errorf("%q is taken for a disk", foreign)
+		}
+		if _, ok := variantOf(foreign); ok {
+			t.Errorf("%q is taken for a resized base disk", foreign)
 		}
 		if _, _, ok := imageOf(foreign); ok {
 			t.Errorf("%q is taken for a base disk", foreign)
@@ -161,6 +171,17 @@ func FuzzParseMount(f *testing.F) {
 	f.Fuzz(func(t *testing.T, line string) { _, _ = parseMount(line) })
 }
 
+// layout adds what the superblocks of TestParseSuperblock say about groups.
+func layout(s superblock) superblock {
+	s.perGroup, s.tables, s.reserved, s.descriptors = 32768, 512, 1024, 4096/32
+	return s
+}
+
+func with64(s superblock) superblock {
+	s.descriptors = 4096 / 64
+	return s
+}
+
 func TestParseSuperblock(t *testing.T) {
 	sb := func(change func(b []byte)) []byte {
 		b := make([]byte, superblockSize)
@@ -169,6 +190,11 @@ func TestParseSuperblock(t *testing.T) {
 		le.PutUint16(b[0x3A:], 1)
 		le.PutUint32(b[0x04:], 1000)
 		le.PutUint32(b[0x18:], 2)
+		le.PutUint32(b[0x20:], 32768)
+		le.PutUint32(b[0x28:], 8192)
+		le.PutUint16(b[0x58:], 256)
+		le.PutUint16(b[0xCE:], 1024)
+		le.PutUint16(b[0xFE:], 64)
 		le.PutUint32(b[0x150:], 1)
 		change(b)
 		return b
@@ -178,10 +204,11 @@ func TestParseSuperblock(t *testing.T) {
 		want  superblock
 		err   error
 	}{
-		"clean":      {sb(func(b []byte) {}), superblock{Blocks: 1000, BlockSize: 4096}, nil},
-		"64 bit":     {sb(func(b []byte) { b[0x60] = 0x80 }), superblock{Blocks: 1<<32 + 1000, BlockSize: 4096}, nil},
-		"errors":     {sb(func(b []byte) { b[0x3A] = 3 }), superblock{Blocks: 1000, BlockSize: 4096, Errors: true}, nil},
+		"clean":      {sb(func(b []byte) {}), layout(superblock{Blocks: 1000, BlockSize: 4096}), nil},
+		"64 bit":     {sb(func(b []byte) { b[0x60] = 0x80 }), with64(layout(superblock{Blocks: 1<<32 + 1000, BlockSize: 4096})), nil},
+		"errors":     {sb(func(b []byte) { b[0x3A] = 3 }), layout(superblock{Blocks: 1000, BlockSize: 4096, Errors: true}), nil},
 		"no magic":   {sb(func(b []byte) { b[0x38] = 0 }), superblock{}, errNotExt4},
+		"no groups":  {sb(func(b []byte) { b[0x21] = 0 }), superblock{}, errNotExt4},
 		"huge block": {sb(func(b []byte) { b[0x18] = 7 }), superblock{}, errNotExt4},
 		"short":      {sb(func(b []byte) {})[:1023], superblock{}, errNotExt4},
 	} {
@@ -190,13 +217,55 @@ func TestParseSuperblock(t *testing.T) {
 			t.Errorf("%s: %+v, %v; want %+v, %v", name, have, err, c.want, c.err)
 		}
 	}
-	if have := (superblock{BlockSize: 4096}).wantBlocks(3*4096 - 1); have != 2 {
-		t.Errorf("%d blocks, want 2", have)
+}
+
+func TestWantBlocks(t *testing.T) {
+	s := superblock{BlockSize: 4096, perGroup: 32768, tables: 512, reserved: 1024, descriptors: 64}
+	for size, want := range map[int64]uint64{
+		3*4096 - 1:              2, // the first group is never left off
+		128 << 20:               32768,
+		128<<20 + 1589*4096:     32768, // one block short of 2 + 512 + 1 + 1 + 1024 + 50
+		128<<20 + 1590*4096:     32768 + 1590,
+		10 << 30:                80 * 32768,
+		10<<30 + 1591*4096 - 1:  80 * 32768, // 81 groups have two blocks of descriptors
+		10<<30 + 1591*4096:      80*32768 + 1591,
+		64 << 40:                64 << 28,
+		64<<40 - 128<<20 + 4096: 64<<28 - 32768,
+	} {
+		if have := s.wantBlocks(size); have != want {
+			t.Errorf("%d bytes: %d blocks, want %d", size, have, want)
+		}
+	}
+}
+
+func TestLeastSize(t *testing.T) {
+	const block, mib = 4096, mebibyte
+	for _, c := range []struct{ blocks, size, want int64 }{
+		{1, 10 << 30, 64 * mib},
+		{48 * mib / block, 10 << 30, 64 * mib},
+		{48*mib/block + 1, 10 << 30, 128 * mib},
+		{1024 * mib / block, 10 << 30, 1152 * mib}, // an eighth more
+		{8192 * mib / block, 9000 * mib, 9000 * mib},
+		{1, 32 * mib, 32 * mib},
+	} {
+		if have := leastFor(c.blocks, c.size); have != c.want {
+			t.Errorf("%d blocks on %d bytes: least %d, want %d", c.blocks, c.size, have, c.want)
+		}
+	}
+	for output, want := range map[string]int64{
+		"Estimated minimum size of the filesystem: 60144":                            60144,
+		"resize2fs 1.47.0 (5-Feb-2023)\nEstimated minimum size of the filesystem: 7": 7,
+		"": 0, "60144": 0, "x: ": 0, "x: -1": 0, "x: 0": 0, "x: 99999999999999999999": 0, "x: 7\ny": 0,
+	} {
+		have, err := parseMinimum(output)
+		if have != want || (err == nil) != (want > 0) {
+			t.Errorf("%q: %d, %v; want %d", output, have, err, want)
+		}
 	}
 }
 
 func TestMkfsArguments(t *testing.T) {
-	const small = "mkfs.ext4 -q -F -b 4096 -m 0 -E lazy_itable_init=0,assume_storage_prezeroed=1,nodiscard"
+	const small = "mkfs.ext4 -q -F -b 4096 -m 0 -i 16384 -E lazy_itable_init=0,assume_storage_prezeroed=1,nodiscard"
 	for size, want := range map[int64]string{
 		1<<30 - 1: small + " f",
 		1 << 30:   small + " -J size=16 f",

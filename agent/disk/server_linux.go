@@ -11,8 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Create implements [vserver.Disks]: a reflink clone of the base disk, made larger. The
-// space is not reserved here; what may be promised in all is Usage.Capacity.
+// Create implements [vserver.Disks]: a reflink clone of the base disk, or of its
+// variant of that size. The space is not reserved here; what may be promised in all is
+// Usage.Capacity.
 // An image without a base disk is fault.NotFound, a full pool fault.Exhausted.
 func (p *Pool) Create(ctx context.Context, id, image string, size int64) error {
 	if err := errors.Join(checkServerID(id), checkImageID(image), checkSize(size)); err != nil {
@@ -35,35 +36,25 @@ func (p *Pool) Create(ctx context.Context, id, image string, size int64) error {
 	if !fault.Is(err, fault.NotFound) {
 		return err
 	}
-	if err := p.cloneBase(id, image, size); err != nil {
+	if err := p.cloneBase(ctx, id, image, size); err != nil {
 		return p.explain(fmt.Errorf("create disk %s: %w", id, err))
 	}
 	return nil
 }
 
 // cloneBase makes the disk's file without a name and links it when it is durable.
-func (p *Pool) cloneBase(id, image string, size int64) error {
-	base, err := openAt(p.bases, baseName(image), unix.O_RDONLY, 0)
-	if errors.Is(err, os.ErrNotExist) {
-		return fault.New(fault.NotFound, "image %s has no base disk", image)
-	}
+func (p *Pool) cloneBase(ctx context.Context, id, image string, size int64) error {
+	source, err := p.openSource(ctx, image, size)
 	if err != nil {
 		return err
 	}
-	defer base.Close()
-	st, err := base.Stat()
-	if err != nil {
-		return err
-	}
-	if size < st.Size() {
-		return fault.Field("disk.size", "asked %d bytes, the image needs at least %d", size, st.Size())
-	}
+	defer source.Close()
 	f, err := p.newFile(p.disks)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if err := unix.IoctlFileClone(int(f.Fd()), int(base.Fd())); err != nil {
+	if err := unix.IoctlFileClone(int(f.Fd()), int(source.Fd())); err != nil {
 		return fmt.Errorf("clone base disk of %s: %w", image, err)
 	}
 	if err := f.Truncate(size); err != nil {
@@ -245,6 +236,8 @@ type entry struct {
 	name string
 	size int64
 	used int64 // allocated
+	// touched is the time of the last change, in nanoseconds.
+	touched int64
 }
 
 // readDir lists the regular files of a directory by name.
@@ -269,7 +262,7 @@ func readDir(dir *os.File) ([]entry, error) {
 			return nil, &os.PathError{Op: "examine", Path: dir.Name() + "/" + name, Err: err}
 		}
 		if st.Mode&unix.S_IFMT == unix.S_IFREG {
-			all = append(all, entry{name: name, size: st.Size, used: st.Blocks * 512})
+			all = append(all, entry{name: name, size: st.Size, used: st.Blocks * 512, touched: st.Mtim.Nano()})
 		}
 	}
 	return all, nil

@@ -241,7 +241,7 @@ func TestRecover(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.restart(t)
-	if want := "base " + keep.ID + " size 10737418240\n"; h.pool.String() != want {
+	if want := "base " + keep.ID + " for disks from 67108864\n"; h.pool.String() != want {
 		t.Errorf("pool:\n%swant:\n%s", h.pool, want)
 	}
 	if l := h.List(); len(l) != 1 || l[0].Name != "keep" {
@@ -273,7 +273,7 @@ func TestRecover(t *testing.T) {
 		if err := finish(gone.ID); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		if want := "base " + keep.ID + " size 10737418240\n"; h.pool.String() != want {
+		if want := "base " + keep.ID + " for disks from 67108864\n"; h.pool.String() != want {
 			t.Errorf("%s: pool:\n%s", name, h.pool)
 		}
 	}

@@ -202,7 +202,7 @@ func TestImportTar(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if info.ID != digest(data) || info.Name != "debian" || info.OS != "Test OS 1" || info.Init != nil || info.Size != 10<<30 || info.Source != source || info.Created.IsZero() {
+			if info.ID != digest(data) || info.Name != "debian" || info.OS != "Test OS 1" || info.Init != nil || info.Size != 64<<20 || info.Source != source || info.Created.IsZero() {
 				t.Errorf("%+v", info)
 			}
 			if b, err := os.ReadFile(h.inBase(info.ID, "sbin/init")); string(b) != "#!/bin/sh\n" {

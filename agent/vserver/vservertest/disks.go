@@ -291,10 +291,7 @@ func (b *Bases) Build(ctx context.Context, id string, size int64, fill func(root
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.bases[id] = min((content+content/8+leastUnit-1)/leastUnit*leastUnit, size)
-	if content == 0 {
-		b.bases[id] = min(leastUnit, size)
-	}
+	b.bases[id] = min((content+content/8)/leastUnit*leastUnit+leastUnit, size)
 	delete(b.partial, id)
 	return nil
 }

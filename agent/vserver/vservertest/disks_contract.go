@@ -26,6 +26,10 @@ var contractIDs = vserver.IDRange{First: 1<<20 + 7<<16, Size: 1 << 16}
 // DisksContract holds what every vserver.Disks does, with the base disks it clones from.
 // newPool returns a pool without disks and base disks, with room for 256 MiB.
 func DisksContract(t *testing.T, newPool func(t *testing.T) (vserver.Disks, image.Bases)) {
+	t.Run("a disk has any size that the image fits", func(t *testing.T) {
+		d, b := newPool(t)
+		contractSizes(t, d, b)
+	})
 	for name, test := range map[string]func(t *testing.T, d vserver.Disks){
 		"a disk is a clone of its image":      contractClone,
 		"calls may be made twice":             contractTwice,
@@ -112,6 +116,43 @@ func contractClone(t *testing.T, d vserver.Disks) {
 	if i := only(t, d); !i.Attached || i.Attachment != at {
 		t.Errorf("disk %+v, want attached as %+v", i, at)
 	}
+}
+
+// contractSizes makes disks smaller than the base disk, as large, and larger.
+func contractSizes(t *testing.T, d vserver.Disks, b image.Bases) {
+	ctx := t.Context()
+	const base = 3 * contractBase
+	must(t, b.Build(ctx, contractImage, base, func(root string) error {
+		return os.WriteFile(filepath.Join(root, "hello"), []byte("from the image"), 0o644)
+	}))
+	all, err := b.List(ctx)
+	must(t, err)
+	if len(all) != 1 || all[0].Size <= 0 || all[0].Size >= base {
+		t.Fatalf("base disks %+v, want one whose clones can be smaller than %d bytes", all, base)
+	}
+	least := all[0].Size
+	wantKind(t, d.Create(ctx, contractServer, contractImage, least-1), fault.Invalid)
+	for _, size := range []int64{least, least + 4096, base - 4096, base, base + 1<<20, 4 * contractBase} {
+		for range 2 { // the second finds it made ready
+			must(t, d.Create(ctx, contractServer, contractImage, size))
+			at, err := d.Attach(ctx, contractServer, contractIDs)
+			must(t, err)
+			wantFile(t, at.Rootfs, "hello", "from the image")
+			must(t, os.WriteFile(filepath.Join(at.Root, "hello"), []byte("changed"), 0o644))
+			if i := only(t, d); i.Size != size {
+				t.Errorf("size %d, want %d", i.Size, size)
+			}
+			must(t, d.Remove(ctx, contractServer))
+		}
+	}
+	if all, err := b.List(ctx); err != nil || len(all) != 1 || all[0].Size != least {
+		t.Errorf("base disks %+v (%v), want the one", all, err)
+	}
+	must(t, d.Create(ctx, contractServer, contractImage, least))
+	must(t, d.Grow(ctx, contractServer, least+contractBase))
+	wantFile(t, attach(t, d).Root, "hello", "from the image")
+	must(t, b.Remove(ctx, contractImage))
+	wantKind(t, d.Create(ctx, "7a6c9d52-0b3f-4e0f-9a51-3f1d6c7e8a90", contractImage, least), fault.NotFound)
 }
 
 func contractTwice(t *testing.T, d vserver.Disks) {
@@ -243,6 +284,16 @@ func BasesContract(t *testing.T, newBases func(t *testing.T) image.Bases) {
 		}
 		if all := list(t, b); len(all) != 0 {
 			t.Errorf("base disks %+v after Remove, want none", all)
+		}
+	})
+	t.Run("its size is what the content needs", func(t *testing.T) {
+		b := newBases(t)
+		const content = contractBase + 6<<20
+		must(t, b.Build(t.Context(), contractImage, 4*contractBase, func(root string) error {
+			return os.WriteFile(filepath.Join(root, "large"), bytes.Repeat([]byte{1}, content), 0o644)
+		}))
+		if all := list(t, b); len(all) != 1 || all[0].Size <= content || all[0].Size >= 4*contractBase {
+			t.Errorf("base disks %+v, want a size from %d and less than %d", all, content, 4*contractBase)
 		}
 	})
 	t.Run("a failed build leaves nothing", func(t *testing.T) {

@@ -1,0 +1,359 @@
+//go:build linux && root
+
+package disk
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/reflejo/terraform-provider-reflejo/agent/fault"
+	"github.com/reflejo/terraform-provider-reflejo/agent/vserver"
+	"golang.org/x/sys/unix"
+)
+
+// buildDefault builds the test image's base disk in the default size, with some content.
+func buildDefault(t testing.TB, p *Pool) {
+	t.Helper()
+	must(t, p.Bases().Build(context.Background(), testImage, 0, func(root string) error {
+		for i := range 40 { // directories are spread over the disk: shrinking has to move them
+			dir := filepath.Join(root, fmt.Sprint("d", i))
+			if err := os.Mkdir(dir, 0o755); err != nil {
+				return err
+			}
+			if err := os.WriteFile(filepath.Join(dir, "f"), bytes.Repeat([]byte{byte(i)}, 512<<10), 0o644); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+}
+
+// wantContent checks what buildDefault wrote.
+func wantContent(t testing.TB, root string) {
+	t.Helper()
+	for i := range 40 {
+		b, err := os.ReadFile(filepath.Join(root, fmt.Sprint("d", i), "f"))
+		if err != nil || !bytes.Equal(b, bytes.Repeat([]byte{byte(i)}, 512<<10)) {
+			t.Errorf("file %d is not what the image has (%v)", i, err)
+		}
+	}
+}
+
+// variants lists the names of a pool's variants.
+func variants(t testing.TB, p *Pool) []string {
+	t.Helper()
+	entries, err := os.ReadDir(p.variants.Name())
+	must(t, err)
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+// wantWhole checks the file system of a file, unmounted, and that it fills the file. It
+// lacks only the directory lost+found, so a copy is checked.
+func wantWhole(t testing.TB, path string) {
+	t.Helper()
+	f, err := os.Open(path)
+	must(t, err)
+	defer f.Close()
+	dir, err := openDir(filepath.Dir(path))
+	must(t, err)
+	defer dir.Close()
+	scratch, err := tempFile(dir)
+	must(t, err)
+	defer scratch.Close()
+	must(t, unix.IoctlFileClone(int(scratch.Fd()), int(f.Fd())))
+	out, _ := runTool(context.Background(), []*os.File{scratch}, "e2fsck", "-f", "-p", "/proc/self/fd/3")
+	out, _ = strings.CutPrefix(out, "/proc/self/fd/3: /lost+found not found.  CREATED.\n")
+	if strings.Count(out, "\n") > 0 || !strings.HasPrefix(out, "/proc/self/fd/3: ") {
+		t.Errorf("%s: %s", path, out)
+	}
+	s, err := readSuperblock(f)
+	must(t, err)
+	st, err := f.Stat()
+	must(t, err)
+	if s.Blocks < s.wantBlocks(st.Size()) || s.Blocks > uint64(st.Size()/blockSize) {
+		t.Errorf("%s has %d blocks on %d bytes", path, s.Blocks, st.Size())
+	}
+}
+
+func TestSizes(t *testing.T) {
+	p := open(t, testConfig(t))
+	buildDefault(t, p)
+	all, err := p.Bases().List(t.Context())
+	must(t, err)
+	least := all[0].Size
+	if least < 64<<20 || least > 192<<20 || least%(64<<20) != 0 {
+		t.Errorf("20 MiB of content need %d bytes", least)
+	}
+	for _, size := range []int64{least, 1 << 30, 2<<30 + 777, DefaultBaseSize - 128<<20 + 4096, DefaultBaseSize, DefaultBaseSize + 4096, 64 << 30, 1 << 40} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			id := uuid.NewString()
+			must(t, p.Create(t.Context(), id, testImage, size))
+			path := filepath.Join(p.disks.Name(), diskName(id))
+			wantWhole(t, path)
+			inode, blocks := func() (uint64, uint64) {
+				f, err := os.Open(path)
+				must(t, err)
+				defer f.Close()
+				b := make([]byte, 8)
+				_, err = f.ReadAt(b, superblockOffset)
+				must(t, err)
+				return uint64(b[0]) | uint64(b[1])<<8 | uint64(b[2])<<16 | uint64(b[3])<<24, uint64(size / blockSize)
+			}()
+			if ratio := blocks * blockSize / inode; ratio > inodeRatio || ratio < inodeRatio/2 {
+				t.Errorf("an inode per %d bytes, want one per %d", ratio, inodeRatio)
+			}
+			at, err := p.Attach(t.Context(), id, testIDs)
+			must(t, err)
+			wantContent(t, at.Root)
+			var st unix.Statfs_t
+			must(t, unix.Statfs(at.Root, &st))
+			if free := int64(st.Bavail) * st.Bsize; free < size*9/10-96<<20 {
+				t.Errorf("%d bytes free of %d", free, size)
+			}
+			must(t, p.Detach(t.Context(), id))
+			if used := mustUsed(t, path); used > 128<<20 {
+				t.Errorf("a new disk takes %d bytes", used)
+			}
+			// Much larger, as far as a disk can be: beyond what is kept for group descriptors.
+			if size == least {
+				must(t, p.Grow(t.Context(), id, 16*DefaultBaseSize))
+				at, err = p.Attach(t.Context(), id, testIDs)
+				must(t, err)
+				wantContent(t, at.Root)
+				must(t, p.Detach(t.Context(), id))
+				wantWhole(t, path)
+			}
+			must(t, p.Remove(t.Context(), id))
+		})
+	}
+}
+
+func mustUsed(t testing.TB, path string) int64 {
+	t.Helper()
+	var st unix.Stat_t
+	must(t, unix.Stat(path, &st))
+	return st.Blocks * 512
+}
+
+func TestVariantsAreKeptAndBounded(t *testing.T) {
+	p := open(t, testConfig(t))
+	buildBase(t, p)
+	create := func(size int64) {
+		t.Helper()
+		id := uuid.NewString()
+		must(t, p.Create(t.Context(), id, testImage, size))
+		must(t, p.Remove(t.Context(), id))
+	}
+	size := func(i int) int64 { return testBase + int64(i)<<20 }
+	create(testBase)
+	if have := variants(t, p); len(have) != 0 {
+		t.Errorf("variants %v of the size that the base disk has", have)
+	}
+	for i := 1; i <= maxVariants; i++ {
+		create(size(i))
+	}
+	var first, again unix.Stat_t
+	path := filepath.Join(p.variants.Name(), variantName(testImage, size(1)))
+	must(t, unix.Stat(path, &first))
+	create(size(1)) // is wanted again, so the second goes first
+	create(size(1) + 1)
+	must(t, unix.Stat(path, &again))
+	if first.Ino != again.Ino {
+		t.Error("a variant was made again")
+	}
+	create(size(maxVariants + 1))
+	have := variants(t, p)
+	if len(have) != maxVariants {
+		t.Errorf("%d variants %v, want %d", len(have), have, maxVariants)
+	}
+	if s := strings.Join(have, " "); strings.Contains(s, variantName(testImage, size(2))) || !strings.Contains(s, variantName(testImage, size(1))) {
+		t.Errorf("variants %v, want all but the one of %d bytes", have, size(2))
+	}
+	if all, err := p.Bases().List(t.Context()); err != nil || len(all) != 1 {
+		t.Errorf("base disks %+v (%v), want one", all, err)
+	}
+	p = reopen(t, p)
+	if have := variants(t, p); len(have) != maxVariants {
+		t.Errorf("%d variants after a restart, want %d", len(have), maxVariants)
+	}
+	must(t, p.Bases().Remove(t.Context(), testImage))
+	if have := variants(t, p); len(have) != 0 {
+		t.Errorf("variants %v of a removed base disk", have)
+	}
+	// What an agent left that was killed while it removed a base disk; other files are not ours.
+	must(t, os.WriteFile(path, nil, 0o400))
+	must(t, os.WriteFile(filepath.Join(p.variants.Name(), "other"), nil, 0o400))
+	p = reopen(t, p)
+	if have := variants(t, p); len(have) != 1 || have[0] != "other" {
+		t.Errorf("variants %v, want only the file that is not ours", have)
+	}
+}
+
+func TestOneSizeAskedManyTimes(t *testing.T) {
+	p := open(t, testConfig(t))
+	buildDefault(t, p)
+	const size, many = 1 << 30, 32
+	ids := make([]string, many)
+	var all sync.WaitGroup
+	for i := range ids {
+		ids[i] = uuid.NewString()
+		all.Go(func() {
+			if err := p.Create(context.Background(), ids[i], testImage, size); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	ended, cancel := context.WithCancel(t.Context()) // one who gives up does not spoil it for others
+	all.Go(func() { _ = p.Create(ended, uuid.NewString(), testImage, size) })
+	cancel()
+	all.Wait()
+	if have := variants(t, p); len(have) != 1 {
+		t.Errorf("variants %v, want one", have)
+	}
+	at, err := p.Attach(t.Context(), ids[many-1], testIDs)
+	must(t, err)
+	wantContent(t, at.Rootfs)
+	for _, id := range ids {
+		must(t, p.Remove(t.Context(), id))
+	}
+}
+
+// Sizes asked for while the image is deleted: a disk or NotFound, and no variant is left.
+func TestVariantsWhileTheBaseGoes(t *testing.T) {
+	p := open(t, testConfig(t))
+	for range 3 {
+		buildBase(t, p)
+		var all sync.WaitGroup
+		for i := range 6 {
+			all.Go(func() {
+				id := uuid.NewString()
+				err := p.Create(context.Background(), id, testImage, testBase+int64(i)<<20)
+				if err != nil && !fault.Is(err, fault.NotFound) {
+					t.Error(err)
+				}
+				if err := p.Remove(context.Background(), id); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Go(func() {
+			if err := p.Bases().Remove(context.Background(), testImage); err != nil {
+				t.Error(err)
+			}
+		})
+		all.Wait()
+		if have := variants(t, p); len(have) != 0 {
+			t.Errorf("variants %v of a removed base disk", have)
+		}
+	}
+}
+
+const childPool = "REFLEJO_TEST_DISK_POOL"
+
+// TestMain is also the agent that TestKilledResize kills: it makes disks of new sizes.
+func TestMain(m *testing.M) {
+	dir := os.Getenv(childPool)
+	if dir == "" {
+		os.Exit(m.Run())
+	}
+	p, err := Open(context.Background(), Config{Path: filepath.Join(dir, "pool"), RunDir: filepath.Join(dir, "run")})
+	for i := int64(0); err == nil; i++ {
+		fmt.Println("next")
+		err = p.Create(context.Background(), uuid.NewString(), testImage, 1<<30+i<<20+rand.Int64N(1<<40)/mebibyte*mebibyte)
+	}
+	fmt.Println(err)
+	os.Exit(1)
+}
+
+func TestKilledResize(t *testing.T) {
+	cfg := testConfig(t)
+	p := open(t, cfg)
+	buildDefault(t, p)
+	for round := range 8 {
+		p.Close()
+		killMaking(t, filepath.Dir(cfg.Path), time.Duration(round)*15*time.Millisecond)
+		p = open(t, cfg)
+		for _, name := range variants(t, p) {
+			if _, ok := variantOf(name); !ok {
+				t.Errorf("%s is left", name)
+			}
+			wantWhole(t, filepath.Join(p.variants.Name(), name))
+		}
+		disks, err := p.List(t.Context())
+		must(t, err)
+		for _, d := range disks {
+			wantWhole(t, filepath.Join(p.disks.Name(), diskName(d.ID)))
+			must(t, p.Remove(t.Context(), d.ID))
+		}
+		id := uuid.NewString()
+		must(t, p.Create(t.Context(), id, testImage, 512<<20+int64(round)<<20))
+		at, err := p.Attach(t.Context(), id, testIDs)
+		must(t, err)
+		wantContent(t, at.Root)
+		must(t, p.Remove(t.Context(), id))
+	}
+}
+
+// killMaking starts an agent that makes disks and kills it a moment after it began one.
+func killMaking(t *testing.T, dir string, moment time.Duration) {
+	t.Helper()
+	agent := exec.Command("/proc/self/exe")
+	agent.Env = append(os.Environ(), childPool+"="+dir)
+	out, err := agent.StdoutPipe()
+	must(t, err)
+	must(t, agent.Start())
+	line := make([]byte, 64)
+	n, err := out.Read(line)
+	time.Sleep(moment)
+	must(t, agent.Process.Kill())
+	_ = agent.Wait()
+	if err != nil || !strings.HasPrefix(string(line[:n]), "next") {
+		t.Fatalf("the agent said %q (%v)", line[:n], err)
+	}
+}
+
+func BenchmarkLife(b *testing.B) {
+	for name, size := range map[string]int64{"default size": DefaultBaseSize, "2 GiB": 2 << 30, "64 GiB": 64 << 30} {
+		b.Run(name, func(b *testing.B) {
+			p := open(b, testConfig(b))
+			buildDefault(b, p)
+			began := time.Now()
+			first := uuid.NewString()
+			must(b, p.Create(b.Context(), first, testImage, size))
+			b.ReportMetric(float64(time.Since(began).Microseconds())/1000, "ms/first-create")
+			spent := map[string]time.Duration{}
+			lap := func(step string, do func() error) {
+				began := time.Now()
+				must(b, do())
+				spent[step] += time.Since(began)
+			}
+			for i := 0; b.Loop(); i++ {
+				id, ctx := uuid.NewString(), context.Background()
+				lap("create", func() error { return p.Create(ctx, id, testImage, size) })
+				lap("attach", func() error {
+					_, err := p.Attach(ctx, id, vserver.IDRange{First: uint32(1<<20 + i%1000<<16), Size: 1 << 16})
+					return err
+				})
+				lap("detach", func() error { return p.Detach(ctx, id) })
+				lap("remove", func() error { return p.Remove(ctx, id) })
+			}
+			for step, d := range spent {
+				b.ReportMetric(float64(d.Microseconds())/1000/float64(b.N), "ms/"+step)
+			}
+		})
+	}
+}
