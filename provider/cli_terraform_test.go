@@ -14,10 +14,7 @@ import (
 
 // mirror is a directory that Terraform installs this provider from, made once per run.
 var mirror = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "reflejo-mirror-")
-	if err != nil {
-		return "", err
-	}
+	dir := filepath.Join(runDir, "mirror")
 	platform := runtime.GOOS + "_" + runtime.GOARCH
 	program := filepath.Join(dir, "registry.terraform.io", "reflejo", "reflejo", "99.0.0", platform, "terraform-provider-reflejo_v99.0.0")
 	build := exec.Command("go", "build", "-o", program, "..")

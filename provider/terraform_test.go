@@ -17,6 +17,9 @@ import (
 	"github.com/reflejo/terraform-provider-reflejo/agent/vserver"
 )
 
+// runDir is a directory for this run of the tests.
+var runDir string
+
 // TestMain makes sure that the Terraform on PATH is used and nothing else: without it the
 // testing library would download one.
 func TestMain(m *testing.M) {
@@ -36,6 +39,7 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		defer os.RemoveAll(dir)
+		runDir = dir
 		for name, value := range map[string]string{
 			"TF_ACC_TERRAFORM_PATH": cli, "CHECKPOINT_DISABLE": "1", "TF_CLI_CONFIG_FILE": filepath.Join(dir, "none.tfrc"), "TF_IN_AUTOMATION": "1",
 		} {
