@@ -33,6 +33,7 @@ type summary struct {
 	counts counts
 	// Output by package and test: shown if that test fails, else dropped.
 	output map[[2]string][]string
+	blamed map[string]bool // packages of which a test has failed
 }
 
 func main() {
@@ -40,7 +41,7 @@ func main() {
 	totals := flag.String("totals", "", "file to append the line of totals to")
 	flag.Parse()
 	start := time.Now()
-	s := &summary{out: os.Stdout, output: map[[2]string][]string{}}
+	s := newSummary(os.Stdout)
 	if err := s.read(os.Stdin); err != nil {
 		fmt.Fprintln(os.Stderr, "summary:", err)
 		os.Exit(1)
@@ -55,6 +56,10 @@ func main() {
 	if s.counts.failed > 0 || s.counts.skipped > 0 || s.counts.packages == 0 {
 		os.Exit(1)
 	}
+}
+
+func newSummary(out io.Writer) *summary {
+	return &summary{out: out, output: map[[2]string][]string{}, blamed: map[string]bool{}}
 }
 
 // appendTo adds the line to the file; an empty name means nowhere.
@@ -120,6 +125,7 @@ func (s *summary) closeTest(e event) {
 		s.counts.skipped++
 	case "fail":
 		s.counts.failed++
+		s.blamed[e.Package] = true
 	}
 	fmt.Fprint(s.out, strings.Join(s.output[[2]string{e.Package, e.Test}], ""))
 }
@@ -136,7 +142,9 @@ func (s *summary) closePackage(e event) {
 	}
 	if e.Action == "fail" {
 		s.unfinished(e.Package)
-		s.counts.failed++
+		if !s.blamed[e.Package] { // it did not build, crashed or ran out of time
+			s.counts.failed++
+		}
 	}
 	if e.Action != "skip" {
 		s.counts.packages++

@@ -50,6 +50,9 @@ func upHosts(t *testing.T, b *Bed) {
 	}
 	for _, name := range b.n.hosts() {
 		h := &Host{b, name}
+		if err := os.MkdirAll(h.Dir(), 0o755); err != nil {
+			t.Fatal(err)
+		}
 		if err := b.n.upPlace(name); err != nil {
 			t.Fatal(err)
 		}
