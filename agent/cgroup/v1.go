@@ -33,6 +33,11 @@ func limitsV1(dir string, want vserver.LimitSet, pin string, maxMilliCores int64
 		return setting{file: path.Join(hierarchy, dir, file), value: value}
 	}
 	out := memoryV1(in, want.Memory, now, pageSize)
+	// Buffers of sockets are not part of the limit on v1. Without one of their own a server
+	// can fill the table of the whole machine (gigabytes, and then no neighbour receives a
+	// datagram); a quarter of its memory is more than the kernel gives a machine by default.
+	sockets := in("memory", "memory.kmem.tcp.limit_in_bytes", number(pages(want.Memory.Max/4, pageSize)))
+	sockets.optional = true
 	quotaValue := "-1"
 	if us, ok := quota(capped(want.CPU.MilliCores, maxMilliCores)); ok {
 		quotaValue = number(us)
@@ -44,6 +49,7 @@ func limitsV1(dir string, want vserver.LimitSet, pin string, maxMilliCores int64
 	burst := in("cpu", "cpu.cfs_burst_us", "0")
 	burst.optional = true
 	out = append(out,
+		sockets,
 		burst,
 		in("cpu", "cpu.cfs_period_us", number(period)),
 		in("cpu", "cpu.cfs_quota_us", quotaValue),
