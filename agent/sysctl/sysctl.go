@@ -29,6 +29,11 @@ type Table struct {
 // most is the largest value that the kernel takes for a 32-bit table.
 const most = 1<<31 - 1
 
+// neighbours are the addresses that the kernel knows at once, 384 bytes each. More can be
+// used up by scanning a network that is large enough, but not from a server with its
+// default bandwidth, as the entries of addresses that do not answer end after seconds.
+const neighbours = 1 << 17
+
 // Tables are all that are raised.
 func Tables() []Table {
 	return []Table{
@@ -38,12 +43,15 @@ func Tables() []Table {
 		{"fs/fanotify/max_user_groups", most, "counted for the host's root over all servers"},
 		{"fs/fanotify/max_user_marks", most, "counted for the host's root over all servers"},
 		{"fs/aio-max-nr", most, "one table for the host; databases take tens of thousands"},
+		{"fs/file-max", most << 10, "one table for the host; memory pays for each"},
 		{"fs/nr_open", 1 << 30, "the ceiling of every server's own file limit"},
 		{"kernel/pid_max", 4 << 20, "servers' process limits add up"},
 		{"kernel/threads-max", 4 << 20, "servers' process limits add up"},
-		{"kernel/pty/max", 1 << 20, "one table for the host; each server's devpts has a bound of its own"},
+		{"kernel/pty/max", 32768, "one table for the host; not more, as 20 kB of each are nobody's memory"},
 		{"kernel/keys/root_maxkeys", 1_000_000, "the host's own keys, one set per server"},
 		{"kernel/keys/root_maxbytes", 25_000_000, "the host's own keys, one set per server"},
+		{"net/ipv4/neigh/default/gc_thresh3", neighbours, "one table for the network namespaces of all servers, whose entries are nobody's memory"},
+		{"net/ipv6/neigh/default/gc_thresh3", neighbours, "one table for the network namespaces of all servers, whose entries are nobody's memory"},
 		{"user/max_cgroup_namespaces", most, "counted for the host's root over all servers"},
 		{"user/max_ipc_namespaces", most, "counted for the host's root over all servers"},
 		{"user/max_mnt_namespaces", most, "counted for the host's root over all servers; systemd makes one per hardened service"},
