@@ -59,18 +59,6 @@ func (a *app) dial() ([]*api.Client, error) {
 	return list, nil
 }
 
-// dialOne gives the client of the one host that a command is about.
-func (a *app) dialOne() (*api.Client, error) {
-	clients, err := a.dial()
-	if err != nil {
-		return nil, err
-	}
-	if len(clients) > 1 {
-		return nil, fmt.Errorf("there are %d hosts: pick one with --host", len(clients))
-	}
-	return clients[0], nil
-}
-
 // answer is what one host said.
 type answer[T any] struct {
 	client *api.Client

@@ -162,15 +162,16 @@ func (h *host) watchOnce(ctx context.Context, last *reflejov1.WatchServerRespons
 	return seen, api.ErrorOf(stream.Err())
 }
 
-// operationError is why the server's last operation failed.
+// operationError is why the server's last operation failed, with the attribute to blame.
 func operationError(s *reflejov1.Server) error {
 	op := s.GetOperation()
+	failed := fault.Error{Field: op.GetErrorField(), Err: errors.New(orText(op.GetError(), op.GetKind()+" failed"))}
 	for k := fault.Internal; k <= fault.Aborted; k++ {
 		if k.String() == op.GetErrorKind() {
-			return fault.New(k, "%s", orText(op.GetError(), op.GetKind()+" failed"))
+			failed.Kind = k
 		}
 	}
-	return fault.New(fault.Internal, "%s", orText(op.GetError(), op.GetKind()+" failed"))
+	return &failed
 }
 
 // notSettled is the warning at the end of a wait: what was awaited, what was seen last,

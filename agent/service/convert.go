@@ -157,8 +157,8 @@ func viewToProto(v vserver.View) *reflejov1.Server {
 			Steps:     uint32(o.Steps),
 			StartedAt: timestamp(o.Started),
 			Error:     o.Err,
-			ErrorKind: o.ErrKind,
-			Done:      o.Done,
+			ErrorKind: o.ErrKind, ErrorField: o.Field,
+			Done: o.Done,
 		}
 	}
 	return s

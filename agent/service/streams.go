@@ -54,7 +54,7 @@ func (h *serverHandler) Exec(ctx context.Context, stream *connect.BidiStream[ref
 	go func() {
 		err := receiveInput(stream.Receive, toStdin, resize)
 		toStdin.CloseWithError(bareEOF(err))
-		if err != nil && !errors.Is(err, io.EOF) {
+		if !errors.Is(err, io.EOF) {
 			cancel()
 		}
 	}()
@@ -223,7 +223,7 @@ func bareEOF(err error) error {
 	return err
 }
 
-// receiveInput hands a program its input until the client closes it (nil), or fails.
+// receiveInput hands a program its input until the stream ends (io.EOF), or fails.
 func receiveInput(receive func() (*reflejov1.ExecRequest, error), stdin *io.PipeWriter, resize chan [2]uint16) error {
 	for {
 		m, err := receive()

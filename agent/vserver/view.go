@@ -33,6 +33,7 @@ type Operation struct {
 	Started time.Time
 	Err     string
 	ErrKind string // fault kind in words
+	Field   string // the attribute to blame, "" if none is
 	Done    bool
 }
 

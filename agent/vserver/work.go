@@ -198,7 +198,7 @@ func (s *server) settle(failed error) error {
 }
 
 func (o *Operation) fail(err error) {
-	o.Done, o.Err, o.ErrKind = true, err.Error(), fault.KindOf(err).String()
+	o.Done, o.Err, o.ErrKind, o.Field = true, err.Error(), fault.KindOf(err).String(), fault.FieldOf(err)
 }
 
 // doInSlot bounds how many steps the host works on at once; waiting for a guest is no work.

@@ -928,6 +928,7 @@ type Operation struct {
 	Error         string                 `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"` // set when it failed
 	ErrorKind     string                 `protobuf:"bytes,7,opt,name=error_kind,json=errorKind,proto3" json:"error_kind,omitempty"`
 	Done          bool                   `protobuf:"varint,8,opt,name=done,proto3" json:"done,omitempty"`
+	ErrorField    string                 `protobuf:"bytes,9,opt,name=error_field,json=errorField,proto3" json:"error_field,omitempty"` // the attribute to blame, if one is
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1016,6 +1017,13 @@ func (x *Operation) GetDone() bool {
 		return x.Done
 	}
 	return false
+}
+
+func (x *Operation) GetErrorField() string {
+	if x != nil {
+		return x.ErrorField
+	}
+	return ""
 }
 
 type ServerUsage struct {
@@ -2467,7 +2475,7 @@ const file_reflejo_v1_server_proto_rawDesc = "" +
 	"\tNicStatus\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x10\n" +
 	"\x03mac\x18\x02 \x01(\tR\x03mac\x12\x18\n" +
-	"\anetwork\x18\x03 \x01(\tR\anetwork\"\xec\x01\n" +
+	"\anetwork\x18\x03 \x01(\tR\anetwork\"\x8d\x02\n" +
 	"\tOperation\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04step\x18\x02 \x01(\tR\x04step\x12\x1d\n" +
@@ -2479,7 +2487,9 @@ const file_reflejo_v1_server_proto_rawDesc = "" +
 	"\x05error\x18\x06 \x01(\tR\x05error\x12\x1d\n" +
 	"\n" +
 	"error_kind\x18\a \x01(\tR\terrorKind\x12\x12\n" +
-	"\x04done\x18\b \x01(\bR\x04done\"\xc7\x02\n" +
+	"\x04done\x18\b \x01(\bR\x04done\x12\x1f\n" +
+	"\verror_field\x18\t \x01(\tR\n" +
+	"errorField\"\xc7\x02\n" +
 	"\vServerUsage\x12+\n" +
 	"\x03cpu\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x03cpu\x12\x1f\n" +
 	"\vmemory_used\x18\x02 \x01(\x03R\n" +
