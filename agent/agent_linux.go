@@ -176,6 +176,9 @@ func (ag *agent) openState(context.Context) error {
 	if err := sysctl.Raise("/proc/sys"); err != nil {
 		ag.log.Warn("kernel tables could not be raised; many servers may exhaust them", "error", err)
 	}
+	if err := sysctl.RaiseLimits(); err != nil {
+		ag.log.Warn("the agent's own limits could not be raised; one server may exhaust them for all", "error", err)
+	}
 	return nil
 }
 

@@ -116,7 +116,7 @@ func TestLimitsV1(t *testing.T) {
 memory/r/id/memory.limit_in_bytes=536870912
 memory/r/id/memory.memsw.limit_in_bytes=537919488
 memory/r/id/memory.soft_limit_in_bytes=536870912
-memory/r/id/memory.kmem.tcp.limit_in_bytes=268435456
+memory/r/id/memory.kmem.tcp.limit_in_bytes=134217728
 cpu/r/id/cpu.cfs_burst_us=0
 cpu/r/id/cpu.cfs_period_us=100000
 cpu/r/id/cpu.cfs_quota_us=150000
