@@ -12,7 +12,7 @@ import (
 // create is V1: from the request to the first output of a command in the new server, the
 // image being there.
 func (r *run) create(ctx context.Context) (rows []Row, err error) {
-	f, err := r.host.newFloor(ctx)
+	f, err := r.host.newFloor(ctx, r.host.tinySpec("floor"))
 	if err != nil {
 		return nil, err
 	}

@@ -18,6 +18,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	reflejov1 "github.com/reflejo/terraform-provider-reflejo/agent/api/reflejo/v1"
 	"github.com/reflejo/terraform-provider-reflejo/agent/testbed"
 )
 
@@ -28,13 +29,12 @@ const floorIDs = 62000 << 16
 type floor struct {
 	host *host
 	dir  string // in the pool's file system
-	base string // the base disk of the tiny image, which servers are clones of
+	base string // the base disk that servers are clones of
 }
 
-// newFloor finds the base disk of tiny servers, which the first of them made the pool keep,
-// and makes a directory in the same file system.
-func (h *host) newFloor(ctx context.Context) (*floor, error) {
-	spec := h.tinySpec("floor")
+// newFloor finds the base disk of servers like spec, which the first of them made the pool
+// keep, and makes a directory in the same file system.
+func (h *host) newFloor(ctx context.Context, spec *reflejov1.ServerSpec) (*floor, error) {
 	if err := errors.Join(h.create(ctx, spec), h.removeAll(ctx, spec)); err != nil {
 		return nil, err
 	}
@@ -44,7 +44,7 @@ func (h *host) newFloor(ctx context.Context) (*floor, error) {
 	}
 	f := &floor{host: h}
 	err = f.inside(func() (err error) {
-		if f.base, err = baseDisk(d.GetPool().GetPath(), h.tiny, tinyDisk); err == nil {
+		if f.base, err = baseDisk(d.GetPool().GetPath(), spec.GetImage(), spec.GetDisk().GetSize()); err == nil {
 			f.dir, err = os.MkdirTemp(filepath.Dir(filepath.Dir(f.base)), "bench-")
 		}
 		return err
@@ -247,10 +247,19 @@ exec runc --root "$5/runc" run --bundle "$5" "$6"`
 	return took, nil
 }
 
-// writeFloorSpec is the smallest bundle that is isolated as a server is.
-func writeFloorSpec(bundle, root, cgroup string) error {
+// writeFloorSpec writes the bundle of a program in root.
+func writeFloorSpec(bundle, root, group string) error {
+	text, err := json.Marshal(floorSpec(root, group))
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(bundle, "config.json"), text, 0o600)
+}
+
+// floorSpec is the least that is isolated as a server is.
+func floorSpec(root, group string) specs.Spec {
 	ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: floorIDs, Size: 65536}}
-	spec := specs.Spec{
+	return specs.Spec{
 		Version: "1.0.2", Hostname: "floor", Root: &specs.Root{Path: root},
 		Process: &specs.Process{Args: []string{"/bin/busybox", "echo", "up"}, Cwd: "/", Env: []string{"PATH=/bin"}},
 		Mounts: []specs.Mount{
@@ -258,16 +267,11 @@ func writeFloorSpec(bundle, root, cgroup string) error {
 			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "mode=755"}},
 		},
 		Linux: &specs.Linux{
-			UIDMappings: ids, GIDMappings: ids, CgroupsPath: "/" + cgroup,
+			UIDMappings: ids, GIDMappings: ids, CgroupsPath: "/" + group,
 			Namespaces: []specs.LinuxNamespace{
 				{Type: specs.UserNamespace}, {Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.NetworkNamespace},
 				{Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}, {Type: specs.CgroupNamespace},
 			},
 		},
 	}
-	text, err := json.Marshal(spec)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(bundle, "config.json"), text, 0o600)
 }

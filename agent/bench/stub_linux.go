@@ -2,7 +2,6 @@ package bench
 
 import "context"
 
-func (r *run) boot(ctx context.Context) ([]Row, error)     { return nil, nil }
 func (r *run) accuracy(ctx context.Context) ([]Row, error) { return nil, nil }
 func (r *run) change(ctx context.Context) ([]Row, error)   { return nil, nil }
 func (r *run) disk(ctx context.Context) ([]Row, error)     { return nil, nil }
