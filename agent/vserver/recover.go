@@ -123,19 +123,19 @@ func (m *Manager) inventory(ctx context.Context) (map[string]Have, error) {
 	return all, nil
 }
 
-// cpusets says on which cores each server may run; nil where nothing is pinned.
+// cpusets says on which cores each server may run; "" is all of the host.
 func (m *Manager) cpusets() map[string]string {
 	m.mu.Lock()
-	pins := make(map[string]string, len(m.servers))
+	demands, have := make(map[string]cpuset.Demand, len(m.servers)), make(map[string]string, len(m.servers))
 	for _, s := range m.servers {
 		s.mu.Lock()
 		if s.rec.Phase != PhaseFailed {
-			pins[s.id] = s.rec.Spec.CPU.Pin
+			demands[s.id], have[s.id] = cpuset.Demand{Milli: s.rec.Spec.CPU.MilliCores, Pin: s.rec.Spec.CPU.Pin}, s.cpuset
 		}
 		s.mu.Unlock()
 	}
 	m.mu.Unlock()
-	sets, err := cpuset.Share(m.cfg.Capacity().Cores, pins)
+	sets, err := cpuset.Place(m.cfg.Capacity().Cores, have, demands)
 	if err != nil {
 		m.cfg.Log.Warn("share the cores out", "error", err)
 	}
