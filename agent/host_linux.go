@@ -118,6 +118,7 @@ func (ag *agent) Pool(context.Context) (service.Pool, error) {
 //	CertificateEnds        the agent's certificate ends within 30 days
 //	StrangeServers         there is something of servers that the state does not know
 //	BufferedWritesUnbound  cgroup v1: disk rates bind direct writes only
+//	ForwardingDropped      another program's firewall drops servers' traffic
 //
 // and those of the disk pool.
 func (ag *agent) Conditions(context.Context) []service.Condition {
@@ -136,6 +137,11 @@ func (ag *agent) Conditions(context.Context) []service.Condition {
 	}
 	if !ag.limits.Unified() {
 		add(service.SeverityInfo, "BufferedWritesUnbound", "this host is on cgroup v1: disk rates bind direct and synchronous writes only; boot with systemd.unified_cgroup_hierarchy=1 to bind all")
+	}
+	if drops, err := ag.bridge.ForeignDrops(); err != nil {
+		ag.log.Warn("look for other firewalls", "error", err)
+	} else if len(drops) > 0 {
+		add(service.SeverityWarning, "ForwardingDropped", "another program's firewall drops what its own rules do not accept (%s), and with it traffic between servers and other networks: accept the interfaces \"rfb*\" there (with Docker: `iptables -I DOCKER-USER -i rfb+ -j ACCEPT; iptables -I DOCKER-USER -o rfb+ -j ACCEPT`)", strings.Join(drops, ", "))
 	}
 	pool, err := ag.pool.Conditions()
 	if err != nil {
