@@ -46,7 +46,28 @@ func (p *Pool) Attach(ctx context.Context, id string, ids vserver.IDRange) (vser
 	if err := p.attachRootfs(id, ids); err != nil {
 		return vserver.Attachment{}, fmt.Errorf("attach disk %s: %w", id, err)
 	}
+	if p.isFresh(id) {
+		p.setFresh(id, false)
+		p.ownJournalSoon(id)
+	}
 	return p.attachment(id)
+}
+
+// isFresh reports whether the disk was made by this process and never attached.
+func (p *Pool) isFresh(id string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.fresh[id]
+}
+
+func (p *Pool) setFresh(id string, fresh bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if fresh && p.fileSystem == "xfs" { // elsewhere nothing can be unshared
+		p.fresh[id] = true
+	} else {
+		delete(p.fresh, id)
+	}
 }
 
 // attachment is what is attached of a disk: Root and Rootfs are empty if they are not mounted.
@@ -82,7 +103,7 @@ func (p *Pool) attachCanonical(ctx context.Context, id string, f *os.File) error
 	if err := p.dropFailed(ctx, id); err != nil {
 		return err
 	}
-	l, err := attachLoop(f)
+	l, err := p.attachDiskLoop(f)
 	if err != nil {
 		return err
 	}
@@ -116,6 +137,19 @@ func (p *Pool) attachCanonical(ctx context.Context, id string, f *os.File) error
 		return err
 	}
 	return place(m, p.canonical, id)
+}
+
+// attachDiskLoop attaches a disk so that flushing it costs least.
+func (p *Pool) attachDiskLoop(f *os.File) (*loopDevice, error) {
+	if p.fileSystem != "xfs" {
+		return attachLoop(f)
+	}
+	untimed, err := openUntimed(p.disks, f)
+	if err != nil {
+		return nil, err
+	}
+	defer untimed.Close() // the device keeps it
+	return attachLoop(untimed)
 }
 
 // mountDisk mounts the disk detached. Errors that the kernel has noted in it, or finds

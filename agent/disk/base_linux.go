@@ -77,6 +77,9 @@ func (p *Pool) build(ctx context.Context, id string, size int64, fill func(root 
 	if _, err := runTool(ctx, []*os.File{f}, mkfsExt4("/proc/self/fd/3", size)...); err != nil {
 		return err
 	}
+	if err := writeJournal(f); err != nil {
+		return p.blame(err)
+	}
 	if err := p.fillBase(f, hex.EncodeToString(random), fill); err != nil {
 		return p.blame(err)
 	}

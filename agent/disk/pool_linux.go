@@ -37,7 +37,13 @@ type Pool struct {
 
 	busy locks
 
+	ownJournal sync.Mutex // held while a journal is unshared
+	background sync.WaitGroup
+	closing    chan struct{}
+	closeOnce  sync.Once
+
 	mu    sync.Mutex
+	fresh map[string]bool      // disks made and not attached yet
 	stuck map[string]time.Time // detached disks that something still has open
 	since time.Time            // of Open
 	notes []Condition          // found by Open
@@ -53,7 +59,7 @@ func Open(ctx context.Context, cfg Config) (*Pool, error) {
 		return nil, err
 	}
 	cfg.Path, cfg.RunDir = filepath.Clean(cfg.Path), filepath.Clean(cfg.RunDir)
-	p := &Pool{cfg: cfg, log: cfg.Log, stuck: map[string]time.Time{}, since: time.Now()}
+	p := &Pool{cfg: cfg, log: cfg.Log, closing: make(chan struct{}), fresh: map[string]bool{}, stuck: map[string]time.Time{}, since: time.Now()}
 	if p.log == nil {
 		p.log = hclog.NewNullLogger()
 	}
@@ -82,6 +88,8 @@ func Open(ctx context.Context, cfg Config) (*Pool, error) {
 
 // Close forgets the pool. Everything stays mounted and attached: servers keep running.
 func (p *Pool) Close() error {
+	p.closeOnce.Do(func() { close(p.closing) })
+	p.background.Wait()
 	for _, f := range []*os.File{p.root, p.bases, p.variants, p.disks, p.canonical, p.rootfs, p.builds, p.lockFile} {
 		if f != nil {
 			f.Close()

@@ -89,8 +89,13 @@ func buildBase(t testing.TB, p *Pool) {
 // newDisk makes a disk of the test image and returns its id.
 func newDisk(t testing.TB, p *Pool) string {
 	t.Helper()
+	return newDiskOf(t, p, testBase)
+}
+
+func newDiskOf(t testing.TB, p *Pool, size int64) string {
+	t.Helper()
 	id := uuid.NewString()
-	must(t, p.Create(context.Background(), id, testImage, testBase))
+	must(t, p.Create(context.Background(), id, testImage, size))
 	return id
 }
 

@@ -39,6 +39,7 @@ func (p *Pool) Create(ctx context.Context, id, image string, size int64) error {
 	if err := p.cloneBase(ctx, id, image, size); err != nil {
 		return p.explain(fmt.Errorf("create disk %s: %w", id, err))
 	}
+	p.setFresh(id, true)
 	return nil
 }
 
@@ -196,6 +197,7 @@ func (p *Pool) Remove(ctx context.Context, id string) error {
 	if err := p.detach(ctx, id); err != nil && !errors.Is(err, errNotSynced) {
 		return err
 	}
+	p.setFresh(id, false)
 	err = unix.Unlinkat(int(p.disks.Fd()), diskName(id), 0)
 	if errors.Is(err, unix.ENOENT) {
 		return nil

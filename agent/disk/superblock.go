@@ -19,6 +19,7 @@ import (
 //	0x060   4     incompatible features: 0x80 has 64-bit block numbers
 //	0x0CE   2     blocks per copy of the superblock that are kept for more group descriptors
 //	0x0FE   2     size of a group descriptor, with 64-bit block numbers
+//	0x10C   60    where the journal is, see journalExtents
 //	0x150   4     blocks, high half
 const (
 	superblockOffset = 1024 // from the start of the disk
