@@ -41,6 +41,8 @@ const endpointPort = 7444
 const (
 	answersLimit    = 5 * time.Second
 	operationsLimit = 10 * time.Second
+	// All servers, when the host goes down. The service's TimeoutStopSec is larger.
+	downLimit = 4 * time.Minute
 )
 
 func (a *app) agentCommand() *cobra.Command {
@@ -52,6 +54,8 @@ func (a *app) agentCommand() *cobra.Command {
 		Long: `Be the agent of this host: carve it into virtual servers, as the API asks.
 
 SIGTERM and SIGINT stop the agent; servers go on, and the next agent takes them over.
+SIGPWR says that the host goes down: servers are stopped cleanly, within their shutdown
+timeouts, and started again when the agent is back. The service sends it.
 SIGHUP reads certificates again (they are also read when their files change).`,
 		Args: exactly(0, "no arguments"),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -91,6 +95,9 @@ func runAgent(ctx context.Context, config Config, logs io.Writer) error {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
+	power := make(chan os.Signal, 1)
+	signal.Notify(power, syscall.SIGPWR)
+	defer signal.Stop(power)
 	for {
 		select {
 		case err := <-served:
@@ -101,7 +108,13 @@ func runAgent(ctx context.Context, config Config, logs io.Writer) error {
 			} else {
 				log.Info("certificates read")
 			}
+		case <-power:
+			log.Info("the host goes down; stopping servers")
+			ag.shutdown(log)
+			ag.down(log)
+			return nil
 		case <-ctx.Done():
+			log.Info("stopping; servers go on")
 			ag.shutdown(log)
 			return nil
 		}
@@ -334,7 +347,6 @@ func (ag *agent) openService(context.Context) error {
 // shutdown stops taking requests and gives operations a little time to end. closeAll,
 // which follows, cancels the rest.
 func (ag *agent) shutdown(log hclog.Logger) {
-	log.Info("stopping; servers go on")
 	ctx, cancel := context.WithTimeout(context.Background(), answersLimit)
 	defer cancel()
 	if err := ag.service.Shutdown(ctx); err != nil {
@@ -345,6 +357,16 @@ func (ag *agent) shutdown(log hclog.Logger) {
 	if err := ag.servers.Settled(ctx); err != nil {
 		log.Info("operations under way are finished by the next start")
 	}
+}
+
+// down stops the servers of a host that goes down. Left to the kernel's end they would lose
+// what they have not written, or, as SIGTERM means to some inits, begin to reboot.
+func (ag *agent) down(log hclog.Logger) {
+	ag.servers.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), downLimit)
+	defer cancel()
+	ag.logged("stop servers", ag.servers.Down(ctx))
+	log.Info("servers stopped")
 }
 
 func (ag *agent) logged(what string, err error) {
