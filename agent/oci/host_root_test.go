@@ -33,7 +33,12 @@ type testHost struct {
 	cfg    Config
 }
 
+// reflejoBinary is the program that servers' own init is part of, built once; or, on a machine
+// without Go, the file that REFLEJO_TEST_BINARY names.
 var reflejoBinary = sync.OnceValues(func() (string, error) {
+	if built := os.Getenv(testBinary); built != "" {
+		return built, nil
+	}
 	dir, err := os.MkdirTemp("", "reflejo-oci-bin")
 	if err != nil {
 		return "", err
@@ -47,9 +52,11 @@ var reflejoBinary = sync.OnceValues(func() (string, error) {
 	return out, os.Chmod(dir, 0o755)
 })
 
+const testBinary = "REFLEJO_TEST_BINARY"
+
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if bin, err := reflejoBinary(); err == nil {
+	if bin, err := reflejoBinary(); err == nil && os.Getenv(testBinary) == "" {
 		_ = os.RemoveAll(filepath.Dir(bin))
 	}
 	os.Exit(code)
