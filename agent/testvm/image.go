@@ -31,8 +31,8 @@ const diskSize = 8 << 30
 
 // packages are what tests find on the machine: what an agent's host has.
 var packages = []string{
-	"busybox-static", "ca-certificates", "dbus", "e2fsprogs", "iproute2", "kmod", "linux-image-cloud-amd64",
-	"lxcfs", "nftables", "procps", "runc", "systemd-sysv", "udev", "util-linux", "xfsprogs",
+	"btrfs-progs", "busybox-static", "ca-certificates", "dbus", "e2fsprogs", "iperf3", "iproute2", "kmod", "linux-image-cloud-amd64",
+	"lxcfs", "nftables", "procps", "runc", "systemd-sysv", "udev", "util-linux", "xfsprogs", "zstd",
 }
 
 //go:embed guest/run.sh

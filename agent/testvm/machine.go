@@ -12,6 +12,7 @@ import (
 // Machine is one boot.
 type Machine struct {
 	Image  Image
+	Disk   string    // a copy of Image.Disk (CopyDisk) that keeps what is written; "" means a view that forgets
 	Dir    string    // its content is /testvm in the machine, read-only, and the commands' directory
 	Memory int       // MiB; 0 means 2048
 	CPUs   int       // 0 means 2
@@ -39,12 +40,17 @@ const cmdline = "root=/dev/vda rw console=ttyS0 quiet loglevel=4 panic=-1 oops=p
 // args is the command line of QEMU. In work are the two sockets that we listen on, the
 // data disk, and the console's log.
 func (m Machine) args(work string) []string {
+	root := "if=virtio,format=raw,cache=unsafe,snapshot=on,file=" + comma(m.Image.Disk)
+	if m.Disk != "" {
+		// What the machine wrote is on the host when it is killed, what it did not is lost.
+		root = "if=virtio,format=raw,cache=writeback,file=" + comma(m.Disk)
+	}
 	in := func(name string) string { return filepath.Join(work, name) }
 	return []string{
 		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-machine", "q35", "-accel", "tcg,thread=multi",
 		"-smp", strconv.Itoa(m.CPUs), "-m", strconv.Itoa(m.Memory),
 		"-kernel", m.Image.Kernel, "-initrd", m.Image.Initrd, "-append", cmdline,
-		"-drive", "if=virtio,format=raw,cache=unsafe,snapshot=on,file=" + comma(m.Image.Disk),
+		"-drive", root,
 		"-drive", "if=virtio,format=raw,readonly=on,file=" + comma(in("data.img")),
 		"-serial", "file:" + in("console.log"),
 		"-device", "virtio-rng-pci", "-device", "virtio-serial-pci",

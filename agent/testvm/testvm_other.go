@@ -14,3 +14,6 @@ func BuildImage(context.Context, ImageConfig) (Image, error) { return Image{}, e
 
 // Run works on Linux only.
 func Run(context.Context, Machine, ...string) ([]int, error) { return nil, errNotLinux }
+
+// CopyDisk works on Linux only.
+func (Image) CopyDisk(context.Context, string) error { return errNotLinux }

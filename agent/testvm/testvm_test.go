@@ -45,6 +45,14 @@ func TestArgs(t *testing.T) {
 	}
 }
 
+func TestArgsOfAKeptDisk(t *testing.T) {
+	m := Machine{Image: imageIn("/cache"), Disk: "/mine.img"}
+	line := strings.Join(m.args("/w"), " ")
+	if !strings.Contains(line, ",file=/mine.img") || strings.Contains(line, "snapshot") || strings.Contains(line, "root.img") {
+		t.Error(line)
+	}
+}
+
 func TestBootstrapArgs(t *testing.T) {
 	args := bootstrapArgs(ImageConfig{Mirror: "http://mirror"}, "/it's", "/root.new")
 	if got := args[len(args)-3:]; !slices.Equal(got, []string{Suite, "/root.new", "http://mirror"}) {
