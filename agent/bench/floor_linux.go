@@ -275,3 +275,16 @@ func floorSpec(root, group string) specs.Spec {
 		},
 	}
 }
+
+// onThisThread runs a program in the namespaces that the calling thread is in.
+func onThisThread(ctx context.Context, argv ...string) (string, error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	var out, errText strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &errText
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("run %s: %w: %s", argv[0], err, errText.String())
+	}
+	return out.String(), nil
+}

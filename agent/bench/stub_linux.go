@@ -2,9 +2,6 @@ package bench
 
 import "context"
 
-func (r *run) accuracy(ctx context.Context) ([]Row, error) { return nil, nil }
-func (r *run) change(ctx context.Context) ([]Row, error)   { return nil, nil }
-func (r *run) disk(ctx context.Context) ([]Row, error)     { return nil, nil }
-func (r *run) size(ctx context.Context) ([]Row, error)     { return nil, nil }
-func (r *run) adopt(ctx context.Context) ([]Row, error)    { return nil, nil }
-func (r *run) churn(ctx context.Context) ([]Row, error)    { return nil, nil }
+func (r *run) size(ctx context.Context) ([]Row, error)  { return nil, nil }
+func (r *run) adopt(ctx context.Context) ([]Row, error) { return nil, nil }
+func (r *run) churn(ctx context.Context) ([]Row, error) { return nil, nil }
