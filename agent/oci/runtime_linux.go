@@ -167,7 +167,12 @@ func (r *Runtime) Create(ctx context.Context, c vserver.Container) (int, error) 
 	if err != nil {
 		return 0, fmt.Errorf("prepare console of server %s: %w", c.ID, err)
 	}
-	err = r.runc.Create(ctx, c.ID, r.bundle(c.ID), &runc.CreateOpts{ConsoleSocket: socketAt(socket)})
+	limited, cancel := context.WithTimeout(ctx, createLimit)
+	defer cancel()
+	err = r.runc.Create(limited, c.ID, r.bundle(c.ID), &runc.CreateOpts{ConsoleSocket: socketAt(socket)})
+	if err != nil && limited.Err() != nil && ctx.Err() == nil {
+		return 0, fmt.Errorf("create server %s: the runtime did not finish in %v: %w", c.ID, createLimit, err)
+	}
 	if err != nil {
 		return 0, fmt.Errorf("create server %s: %w", c.ID, err)
 	}
@@ -183,6 +188,21 @@ func (r *Runtime) Create(ctx context.Context, c vserver.Container) (int, error) 
 	}
 	back.Keep()
 	return s.Pid, nil
+}
+
+// createLimit is far more than a creation takes (0.1 s). The runtime opens files of the
+// server's, in the server, and whoever is root there can make them such that it waits.
+const createLimit = time.Minute
+
+// checkUsers refuses what the runtime would wait for, or not understand, when it looks up
+// root in the server's own list of users.
+func checkUsers(root *rootDir) error {
+	for _, f := range []string{"/etc/passwd", "/etc/group"} {
+		if _, err := root.readFile(f); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fault.Wrap(fault.Precondition, err)
+		}
+	}
+	return nil
 }
 
 // socketAt is a path where a console keeper listens.
@@ -201,6 +221,9 @@ func (r *Runtime) writeBundle(c vserver.Container) error {
 		return fmt.Errorf("open root of server %s: %w", c.ID, err)
 	}
 	defer func() { _ = root.Close() }()
+	if err := checkUsers(root); err != nil {
+		return fmt.Errorf("create server %s: %w", c.ID, err)
+	}
 	in := specInput{
 		Container: c, Launch: findLaunch(root, c.Init), CgroupPath: "/reflejo/" + c.ID,
 		Unified: r.unified, InitBinary: r.cfg.InitBinary, Arch: runtime.GOARCH, OpenFiles: openFiles(),
