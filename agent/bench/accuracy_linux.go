@@ -40,7 +40,7 @@ func (r *run) accuracy(ctx context.Context) (rows []Row, err error) {
 
 // quotas loads two processors of a server that may use less.
 func (r *run) quotas(ctx context.Context, s *reflejov1.ServerSpec) (rows []Row, err error) {
-	for _, milli := range []int64{250, 500, 1000} {
+	for _, milli := range []int64{250, 1000} {
 		s.Cpu.MilliCores = milli
 		if err := r.host.update(ctx, s); err != nil {
 			return nil, err
@@ -129,7 +129,7 @@ func (r *run) memory(ctx context.Context, s, neighbour *reflejov1.ServerSpec) ([
 // bandwidth sends both ways at every rate.
 func (r *run) bandwidth(ctx context.Context, s *reflejov1.ServerSpec) (rows []Row, err error) {
 	nic := s.Network["eth0"]
-	for _, mbit := range []int64{10, 50, 200, 1000} {
+	for _, mbit := range []int64{10, 100, 1000} {
 		nic.Ingress, nic.Egress = mbit*1e6, mbit*1e6
 		if err := r.host.update(ctx, s); err != nil {
 			return rows, err

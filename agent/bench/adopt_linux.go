@@ -22,7 +22,7 @@ func (r *run) adopt(ctx context.Context) (rows []Row, err error) {
 	}
 	var answers, settled, restarted, limits []float64
 	for range r.pick(5, 2) {
-		before, err := r.host.starts(ctx)
+		before, err := r.host.processes(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -43,7 +43,7 @@ func (r *run) adopt(ctx context.Context) (rows []Row, err error) {
 			return nil, err
 		}
 		settled = append(settled, ms(time.Since(began)))
-		after, err := r.host.starts(ctx)
+		after, err := r.host.processes(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -61,28 +61,22 @@ func (r *run) adopt(ctx context.Context) (rows []Row, err error) {
 	}, nil
 }
 
-// starts is when each server was started last.
-func (h *host) starts(ctx context.Context) (map[string]string, error) {
+// processes names the processes of each server, of which a restart leaves none.
+func (h *host) processes(ctx context.Context) (map[string]string, error) {
 	answer, err := h.api.Servers.ListServers(ctx, connect.NewRequest(&reflejov1.ListServersRequest{}))
 	if err != nil {
 		return nil, err
 	}
-	starts := map[string]string{}
+	all := map[string]string{}
 	for _, s := range answer.Msg.GetServers() {
-		pids, err := h.firstProcess(s.GetSpec().GetId())
+		id := s.GetSpec().GetId()
+		text, err := os.ReadFile(h.groupFile(id, []string{"memory/%/cgroup.procs", "%/cgroup.procs"}))
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("read processes of %s: %w", s.GetSpec().GetName(), err)
 		}
-		starts[s.GetSpec().GetId()] = pids
+		all[id] = string(text)
 	}
-	return starts, nil
-}
-
-// firstProcess names the processes in a server's group, of which a restart leaves none.
-func (h *host) firstProcess(id string) (string, error) {
-	path := h.groupFile(id, []string{"memory/%/cgroup.procs", "%/cgroup.procs"})
-	text, err := os.ReadFile(path)
-	return string(text), err
+	return all, nil
 }
 
 // memoryLimits reads the limits where the kernel keeps them.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -31,6 +32,10 @@ func (r *run) churn(ctx context.Context) (rows []Row, err error) {
 	c := churner{run: r, total: int64(r.pick(1000, 100)), workers: 12}
 	// Two servers less than there are workers fit.
 	c.memory = d.GetFree().GetMemoryBytes() / int64(c.workers-2) / mebibyte * mebibyte
+	before, err := r.host.tb.Inventory()
+	if err != nil {
+		return nil, err
+	}
 	began := time.Now()
 	err = together(c.workers, c.workers, func(worker int) error { return c.work(ctx, worker) })
 	took := time.Since(began)
@@ -56,7 +61,7 @@ func (r *run) churn(ctx context.Context) (rows []Row, err error) {
 		{What: "refusals that do not say how much is free", Values: []float64{float64(c.silent.Load())}, Target: Between(0, 0)},
 		{What: "host out-of-memory kills", Values: []float64{kills}, Target: Between(0, 0)},
 		{What: "promised afterwards", Unit: "MiB", Values: []float64{float64(after.GetPromised().GetMemoryBytes()) / mebibyte}, Target: Between(0, 0)},
-		{What: "servers' groups, links and mounts left", Values: []float64{leftovers(left)}, Target: Between(0, 0)},
+		{What: "things left on the kernel and on disk", Values: []float64{leftovers(before, left)}, Target: Between(0, 0), Note: "groups, links, mounts, loop devices, namespaces, rules, files"},
 	}, nil
 }
 
@@ -110,14 +115,11 @@ func (c *churner) createWhenFits(ctx context.Context, s *reflejov1.ServerSpec) e
 	}
 }
 
-// leftovers counts what only servers have.
-func leftovers(inventory []string) (n float64) {
-	for _, line := range inventory {
-		for _, kind := range []string{"cgroup ", "link ve", "loop "} {
-			if strings.HasPrefix(line, kind) && !strings.Contains(line, "pool") {
-				n++
-				break
-			}
+// leftovers counts what an inventory has that an earlier one had not.
+func leftovers(before, after []string) (n float64) {
+	for _, line := range after {
+		if !slices.Contains(before, line) {
+			n++
 		}
 	}
 	return n

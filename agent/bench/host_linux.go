@@ -52,7 +52,7 @@ type images struct {
 
 // newHost makes the bed and imports the images that the wanted benchmarks need.
 func newHost(ctx context.Context, cfg Config) (_ *host, err error) {
-	bed, err := testbed.New(testbed.Config{Name: "bench", Dir: cfg.Dir, Bin: cfg.Bin, Hosts: []string{hostName}, AgentSettings: settings})
+	bed, err := testbed.New(testbed.Config{Name: cfg.Name, Dir: cfg.Dir, Bin: cfg.Bin, Hosts: []string{hostName}, AgentSettings: settings})
 	if err != nil {
 		return nil, err
 	}

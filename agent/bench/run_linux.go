@@ -13,6 +13,7 @@ import (
 
 // Config says what to run.
 type Config struct {
+	Name  string    // of the test host, as in testbed.Config; "" means "bench"
 	Bin   string    // directory with reflejo and terraform-provider-reflejo
 	Dir   string    // of the test host; removed at the end
 	Only  []string  // ids of the benchmarks; empty means all
@@ -73,6 +74,9 @@ func Run(ctx context.Context, cfg Config) (report Report, err error) {
 		if !slices.Contains(IDs(), id) {
 			return Report{}, fmt.Errorf("benchmark %q is unknown: there are %s", id, strings.Join(IDs(), ", "))
 		}
+	}
+	if cfg.Name == "" {
+		cfg.Name = "bench"
 	}
 	r := &run{cfg: cfg}
 	before := loadAverage()
