@@ -335,7 +335,7 @@ func killMaking(t *testing.T, dir string, moment time.Duration) {
 	must(t, agent.Start())
 	line := make([]byte, 64)
 	n, err := out.Read(line)
-	time.Sleep(moment)
+	<-time.After(moment) // the moment is what is tried, nothing is hoped for
 	must(t, agent.Process.Kill())
 	_ = agent.Wait()
 	if err != nil || !strings.HasPrefix(string(line[:n]), "next") {
