@@ -92,6 +92,11 @@ func (f *filter) applyServer(p serverPlan, changes batch) error {
 	for _, q := range p.ports {
 		same = same && f.digests[q.id.link()] == p.digest
 	}
+	if same {
+		// Rules and their digest change at once: these came with the end of any memory that was
+		// there before them. To take out what is not there would cost a grace period per server.
+		changes.goneSets = nil
+	}
 	if same && changes.empty() {
 		return nil
 	}
