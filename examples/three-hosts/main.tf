@@ -101,6 +101,7 @@ resource "reflejo_virtual_server" "hello" {
   power  = "running"
   cpu    = { cores = 0.1 }
   memory = { max = "64MiB" }
+  disk   = { size = "512MiB" }
 
   network = {
     eth0 = {
