@@ -2,6 +2,7 @@ package vserver
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"maps"
@@ -109,7 +110,9 @@ func NewManager(cfg Config) (*Manager, error) {
 		if err != nil {
 			return fmt.Errorf("read record of server %s: %w", key, err)
 		}
-		m.servers[key] = newServer(m, rec)
+		s := newServer(m, rec)
+		s.stored = sha256.Sum256(value)
+		m.servers[key] = s
 		return nil
 	})
 	if err != nil {
@@ -448,8 +451,8 @@ func (m *Manager) changeIdle(s *server, kind string, f func(*Record) error) (Vie
 	if err := f(&rec); err != nil {
 		return View{}, err
 	}
-	if err := m.cfg.Records.Put(s.id, rec); err != nil {
-		return View{}, fmt.Errorf("record server %s: %w", rec.Spec.Name, err)
+	if err := s.put(rec); err != nil {
+		return View{}, err
 	}
 	s.mu.Lock()
 	s.rec = rec

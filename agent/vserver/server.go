@@ -38,6 +38,7 @@ type server struct {
 	deleted   bool
 	unwatch   context.CancelFunc // ends the goroutine that waits for init's end
 	cpuset    string             // last one set
+	stored    [sha256.Size]byte  // of the record as the store is known to have it; zero if it is not
 }
 
 func newServer(m *Manager, rec Record) *server {
@@ -227,11 +228,38 @@ func (s *server) save(change func(*Record)) error {
 	rec := s.rec.clone()
 	s.mu.Unlock()
 	change(&rec)
-	if err := s.m.cfg.Records.Put(s.id, rec); err != nil {
-		return fmt.Errorf("record server %s: %w", rec.Spec.Name, err)
+	if err := s.put(rec); err != nil {
+		return err
 	}
 	s.mu.Lock()
 	s.rec = rec
+	s.mu.Unlock()
+	return nil
+}
+
+// put makes a record durable. What the store has already is not written again: an agent
+// that starts over hundreds of servers finds all of them as it left them, and each write
+// waits for the disk.
+func (s *server) put(rec Record) error {
+	text, err := json.Marshal(rec)
+	if err != nil {
+		return fmt.Errorf("record server %s: %w", rec.Spec.Name, err)
+	}
+	sum := sha256.Sum256(text)
+	s.mu.Lock()
+	same := s.stored == sum
+	if !same {
+		s.stored = [sha256.Size]byte{} // a write that fails may have happened all the same
+	}
+	s.mu.Unlock()
+	if same {
+		return nil
+	}
+	if err := s.m.cfg.Records.Put(s.id, json.RawMessage(text)); err != nil {
+		return fmt.Errorf("record server %s: %w", rec.Spec.Name, err)
+	}
+	s.mu.Lock()
+	s.stored = sum
 	s.mu.Unlock()
 	return nil
 }
