@@ -131,7 +131,8 @@ func (s *siege) mounts() {
 	}
 	s.refused("loop device", "test -e /dev/loop-control || test -e /dev/loop0")
 	s.refused("fuse", "test -c /dev/fuse")
-	s.refused("leaving by chroot", "mkdir -p /c; cd /c; unshare -m chroot . /bin/true; ls ../../../../../.."+s.handle().Dir())
+	s.refused("leaving by chroot", "cd / && "+attack+" escape "+s.handle().Dir())
+	s.allowed("leaving a chroot of its own", "cd / && "+attack+" escape /etc/passwd")
 	s.refused("host's files", "ls "+s.handle().Dir()+" || ls /proc/1/root"+s.handle().Dir()+" || ls /proc/1/cwd"+s.handle().Dir())
 	s.try("descriptors of the host", func(t *testing.T) {
 		_, out := s.exec(s.mallory, "sh", "-c", "find /proc/[0-9]*/fd -type l | while read f; do readlink $f; done")
@@ -228,18 +229,41 @@ func (s *siege) groups() {
 	fresh := `mkdir -p /cg; for c in memory devices pids cpu,cpuacct cpuset blkio freezer none,name=systemd; do
 		mount -t cgroup -o $c x /cg 2>/dev/null || continue; `
 	s.refused("release agent", "unshare -m sh -c '"+fresh+"(echo /bin/x > /cg/release_agent) 2>/dev/null && exit 0; umount /cg; done; exit 1'")
-	s.refused("release agent in a new namespace", "unshare -U -r -C -m sh -c '"+fresh+"(echo /bin/x > /cg/release_agent) 2>/dev/null && exit 0; umount /cg; done; exit 1'")
+	s.refused("release agent in a new namespace", attack+" nested sh -c '"+fresh+"(echo /bin/x > /cg/release_agent) 2>/dev/null && exit 0; umount /cg; done; exit 1'")
 	s.refused("limits of a fresh mount", "unshare -m sh -c '"+fresh+`for f in memory.limit_in_bytes pids.max cpu.cfs_quota_us devices.allow cpuset.cpus freezer.state cpu.shares; do
 		test -f /cg/$f && (echo 1 > /cg/$f) 2>/dev/null && exit 0; done; umount /cg; done; exit 1'`)
 	s.refused("neighbours in a fresh mount", "unshare -m sh -c '"+fresh+"find /cg | grep -q "+s.alice+" && exit 0; umount /cg; done; mount -t cgroup2 x /cg && find /cg | grep -q "+s.alice+"'")
 	s.refused("another group", "for d in /sys/fs/cgroup/*/.. /sys/fs/cgroup/*/../..; do (echo $$ > $d/cgroup.procs) 2>/dev/null && grep -q / /proc/self/cgroup && grep -v ':/$' /proc/self/cgroup | grep '/\\.\\.' && exit 0; done; exit 1")
 	s.try("process outside of its limits", func(t *testing.T) {
-		// Whatever was tried above, a process of the server is still in the server's group.
-		c := s.start(s.mallory, "sh", "-c", "echo $$; cat")
-		c.line()
+		// Whatever was tried above, all processes of the server are still in its groups.
+		c := s.start(s.mallory, "sh", "-c", "echo begun; cat | "+attack+" nested cat")
 		defer c.kill()
-		if pid := s.pid1(s.mallory); pid == 0 {
-			t.Error("process 1 left its group")
+		c.line()
+		ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", s.pid1(s.mallory)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := 0
+		dirs, _ := filepath.Glob("/proc/[0-9]*")
+		for _, dir := range dirs {
+			if theirs, err := os.Readlink(dir + "/ns/pid"); err != nil || theirs != ns {
+				continue
+			}
+			text, _ := os.ReadFile(dir + "/cgroup")
+			for line := range strings.Lines(string(text)) {
+				f := strings.SplitN(strings.TrimSpace(line), ":", 3)
+				limited := f[1] == "" && f[0] == "0" && strings.Count(string(text), "\n") == 1
+				for _, c := range []string{"memory", "pids", "cpu", "cpuset", "blkio", "devices", "freezer"} {
+					limited = limited || slices.Contains(strings.Split(f[1], ","), c)
+				}
+				if limited && !strings.Contains(f[2]+"/", "/"+s.handle().Cgroup()+"/"+s.mallory+"/") {
+					t.Errorf("a process of the server is in group %s", line)
+				}
+			}
+			found++
+		}
+		if found < 2 {
+			t.Errorf("%d processes of the server are found", found)
 		}
 	})
 }

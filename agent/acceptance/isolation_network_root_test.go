@@ -7,7 +7,9 @@ import (
 	"encoding/hex"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -28,6 +30,7 @@ const (
 func (s *siege) network() {
 	s.try("forged frames", func(t *testing.T) { s.forgedFrames() })
 	s.try("the host's ports", func(t *testing.T) { s.hostPorts() })
+	s.try("table of connections", func(t *testing.T) { s.manyConnections() })
 	s.try("other servers' traffic", func(t *testing.T) { s.eavesdrop() })
 }
 
@@ -116,6 +119,52 @@ func (s *siege) hostPorts() {
 	if code, out := s.exec(s.mallory, argv...); code != 1 {
 		t.Errorf("a server reaches ports of the host (exit %d): %s", code, out)
 	}
+}
+
+// manyConnections fills the host's table of connections; there must be room for the
+// neighbour. (That each interface has a bound, package bridge tests with a small one: to
+// reach the default one takes the kernel longer than this test should.)
+func (s *siege) manyConnections() {
+	t := s.t
+	b := bed(t, s.config)
+	l, err := b.Listen(t.Context(), "tcp", net.JoinHostPort(testbed.Address(testbed.Operator).String(), "0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	table := func() (now, most int) {
+		err := testbed.Inside(s.handle().Netns(), "", func() error {
+			for file, n := range map[string]*int{"nf_conntrack_count": &now, "nf_conntrack_max": &most} {
+				text, err := os.ReadFile("/proc/sys/net/netfilter/" + file)
+				if err != nil {
+					return err
+				}
+				if *n, err = strconv.Atoi(strings.TrimSpace(string(text))); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return now, most
+	}
+	before, most := table()
+	c := s.start(s.mallory, "env", "ATTACKED="+testbed.Address(testbed.Operator).String(), attack, "hold", "connections", "4000")
+	got := c.line()
+	now, _ := table()
+	t.Logf("the attacker sent %s; %d connections before, %d now, room for %d", got, before, now, most)
+	if now-before < 1000 {
+		t.Error("the table did not grow: the test shows nothing")
+	}
+	if now > most/2 {
+		t.Errorf("one server has %d of the host's %d connections", now, most)
+	}
+	if code, out := s.exec(s.alice, attack, "connect", "tcp", l.Addr().String()); code != 0 {
+		t.Errorf("the neighbour cannot connect (exit %d): %s", code, out)
+	}
+	c.end()
 }
 
 // eavesdrop listens for what the neighbour and the host say to each other.

@@ -139,8 +139,13 @@ func (s *siege) refused(name, script string) {
 	s.t.Helper()
 	s.try(name, func(t *testing.T) {
 		t.Helper()
-		if code, out := s.exec(s.mallory, "sh", "-c", script); code == 0 {
+		switch code, out := s.exec(s.mallory, "sh", "-c", script); {
+		case code == 0:
 			t.Errorf("succeeded: %s", out)
+		case code == 126 || code == 127 || strings.Contains(out, "not found") || strings.Contains(out, "Usage:"):
+			t.Errorf("the attack is broken: exit %d: %s", code, out)
+		default:
+			t.Logf("refused: %s", strings.TrimSpace(out))
 		}
 	})
 }

@@ -5,6 +5,8 @@
 //
 //	attack syscalls                 one line per dangerous system call: its name and error
 //	attack mounts                   one line per kind of mount: its name and error
+//	attack nested CMD…              runs it in a user, mount and control group namespace of its own, as root there
+//	attack escape PATH              leaves its root directory, if that is a mere chroot, and looks for PATH
 //	attack writable DIR…            names every file that can be opened for writing
 //	attack hold KIND [MOST]         takes as many as it gets, says how many, holds them until stdin ends
 //	attack take KIND MOST           the same, but ends at once: 0 if it got them all, 1 if not
@@ -55,6 +57,10 @@ func main() {
 		for _, m := range mounts() {
 			fmt.Println(m.name, name(m.do()))
 		}
+	case "nested":
+		os.Exit(nested(args))
+	case "escape":
+		tried(escape(argument(0)))
 	case "writable":
 		writable(args)
 	case "hold", "take":

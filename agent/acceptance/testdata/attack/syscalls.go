@@ -100,6 +100,40 @@ func call(name string) error {
 	return nil
 }
 
+// nested runs a command as root of namespaces of its own and returns its exit code.
+func nested(argv []string) int {
+	c := exec.Command(argv[0], argv[1:]...)
+	c.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP,
+		UidMappings: []syscall.SysProcIDMap{{Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{Size: 1}},
+	}
+	c.Stdin, c.Stdout, c.Stderr = os.Stdin, os.Stdout, os.Stderr
+	if err := c.Run(); c.ProcessState == nil {
+		broken(err)
+	}
+	return c.ProcessState.ExitCode()
+}
+
+// escape is the classic: keep a directory outside of a new root and go up from there.
+func escape(path string) error {
+	for _, err := range []error{os.MkdirAll("/below", 0o755), unix.Chroot("/below")} {
+		if err != nil {
+			broken(err)
+		}
+	}
+	for range 64 {
+		if err := unix.Chdir(".."); err != nil {
+			return err
+		}
+	}
+	if err := unix.Chroot("."); err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	return unix.Stat(path, &st)
+}
+
 // gainCapabilities does it for real with what a nested user namespace gives: everything
 // there, and nothing outside. It succeeds if that is enough to set the clock.
 func gainCapabilities() error {

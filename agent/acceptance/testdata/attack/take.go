@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"runtime"
@@ -33,6 +34,7 @@ var takers = map[string]func(i int) error{
 	"signals":           signal,
 	"aio contexts":      aio,
 	"datagrams":         datagrams,
+	"connections":       connection,
 	"epoll watches":     epoll,
 	"pipes":             pipe,
 	"processes":         process,
@@ -214,6 +216,30 @@ func datagrams(int) error {
 		return err
 	}
 	return nil
+}
+
+var talkers []int
+
+// connection sends a datagram to one more port of ATTACKED, from one of a few own ports:
+// the host's network translation has to remember each.
+func connection(i int) error {
+	const ports = 60000
+	to := net.ParseIP(os.Getenv("ATTACKED")).To4()
+	if to == nil {
+		broken(errors.New("ATTACKED is no IPv4 address"))
+	}
+	if i%ports == 0 {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		talkers = append(talkers, fd)
+	}
+	err := unix.Sendto(talkers[i/ports], []byte("x"), 0, &unix.SockaddrInet4{Addr: [4]byte(to), Port: 1 + i%ports})
+	if err == unix.ECONNREFUSED || err == unix.EPERM || err == unix.ENOBUFS {
+		return nil // an answer to an earlier one
+	}
+	return err
 }
 
 func epoll(int) error {
