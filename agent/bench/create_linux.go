@@ -76,7 +76,7 @@ func (r *run) firstCommand(ctx context.Context, name string) (total, created tim
 // burst is V3: many servers asked for at once.
 func (r *run) burst(ctx context.Context) ([]Row, error) {
 	const many = 32
-	var rate, slowest, single, failures, lxdRate, lxdSlowest []float64
+	var rate, slowest, single, failures, lxdRate, lxdSlowest, lxdFailures []float64
 	for i := range r.pick(5, 2) {
 		_, one, err := r.firstCommand(ctx, fmt.Sprintf("v3-single-%d", i))
 		if err != nil {
@@ -88,12 +88,13 @@ func (r *run) burst(ctx context.Context) ([]Row, error) {
 		}
 		single, slowest = append(single, ms(one)), append(slowest, ms(worst))
 		rate, failures = append(rate, many/all.Seconds()), append(failures, float64(failed))
-		if r.lxd != nil && i < r.pick(3, 1) {
-			all, worst, err := r.lxd.createMany(ctx, i, many)
+		if r.lxd != nil && i < r.pick(2, 1) {
+			all, worst, failed, err := r.lxd.createMany(ctx, i, many)
 			if err != nil {
 				return nil, err
 			}
 			lxdRate, lxdSlowest = append(lxdRate, many/all.Seconds()), append(lxdSlowest, ms(worst))
+			lxdFailures = append(lxdFailures, float64(failed))
 		}
 	}
 	rows := []Row{
@@ -106,6 +107,7 @@ func (r *run) burst(ctx context.Context) ([]Row, error) {
 	if r.lxd != nil {
 		rows = append(rows,
 			Row{What: "LXD, 32 at once", Unit: "servers/s", Values: lxdRate},
+			Row{What: "LXD, failures", Values: lxdFailures},
 			Row{What: "LXD, slowest of 32", Unit: "ms", Values: lxdSlowest},
 			Row{What: "rate ÷ LXD", Unit: "×", Values: ratios(rate, lxdRate)})
 	}
