@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -25,7 +26,8 @@ type lxd struct {
 	cmd    *exec.Cmd
 	log    *os.File
 	http   *http.Client
-	prefix string // of its servers' names: their control groups are in the machine's hierarchy
+	prefix string   // of its servers' names: their control groups are in the machine's hierarchy
+	groups []string // control groups of LXC that were there before
 }
 
 func lxdInstalled() bool {
@@ -44,7 +46,7 @@ func newLXD(ctx context.Context, dir string, images images) (_ *lxd, err error) 
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return nil, err
 	}
-	l := &lxd{dir: dir, prefix: fmt.Sprintf("rb%d-", os.Getpid())}
+	l := &lxd{dir: dir, prefix: fmt.Sprintf("rb%d-", os.Getpid()), groups: lxcGroups()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, l.stop())
@@ -121,10 +123,11 @@ func (l *lxd) stop() error {
 		_ = l.cmd.Wait()
 	}
 	l.log.Close()
-	groups, _ := filepath.Glob("/sys/fs/cgroup/*/lxc.*." + l.prefix + "*")
-	for _, g := range groups {
-		_ = filepath.WalkDir(g, func(string, os.DirEntry, error) error { return nil })
-		_ = os.Remove(g)
+	for _, g := range lxcGroups() {
+		// What is in use, another LXD's say, can't be removed.
+		if ours := strings.Contains(g, "."+l.prefix) || strings.HasSuffix(g, "lxc.pivot"); ours && !slices.Contains(l.groups, g) {
+			_ = os.Remove(g)
+		}
 	}
 	var err error
 	for range 100 { // the namespaces' end unmounts
@@ -134,6 +137,13 @@ func (l *lxd) stop() error {
 		time.Sleep(50 * time.Millisecond)
 	}
 	return fmt.Errorf("remove LXD's directory: %w", err)
+}
+
+// lxcGroups lists the control groups that LXC makes at the top of each hierarchy.
+func lxcGroups() []string {
+	v1, _ := filepath.Glob("/sys/fs/cgroup/*/lxc.*")
+	v2, _ := filepath.Glob("/sys/fs/cgroup/lxc.*")
+	return append(v1, v2...)
 }
 
 // reply is the envelope of LXD's answers.
