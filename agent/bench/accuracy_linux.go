@@ -92,18 +92,19 @@ func (r *run) memory(ctx context.Context, s, neighbour *reflejov1.ServerSpec) ([
 	}
 	const probe = 0.8 // shows what program and kernel take besides
 	size := int64(probe * float64(limit-before.GetMemoryUsed()))
-	most, lived, err := r.host.fill(ctx, id, size, 2*time.Second)
+	most, _, err := r.host.fill(ctx, id, size, 2*time.Second)
 	if err != nil {
 		return nil, err
 	}
 	besides := most - size
-	for share := 0.998; share > 0.98; share -= 0.002 { // as much as lives
+	lived := false
+	for share := 0.998; share > 0.98 && !lived; share -= 0.002 { // as much as lives
 		if most, lived, err = r.host.fill(ctx, id, int64(share*float64(limit))-besides, r.load()); err != nil {
 			return nil, err
 		}
-		if lived {
-			break
-		}
+	}
+	if !lived {
+		most = 0
 	}
 	usable := Row{What: "memory: used and kept ÷ limit", Unit: "×", Values: []float64{float64(most) / float64(limit)}, Target: Between(0.99, 1)}
 	out, err := r.host.sh(ctx, id, hog(limit*6/5, time.Second))
