@@ -26,7 +26,8 @@ func TestInstalledHost(t *testing.T) {
 	debianPackage(t, filepath.Join(dir, "reflejo.deb"))
 	tests := compile(t, dir, "vmguest", "agent/testvm/installed", "")
 	untilPowerCut(t, m, tests+"'^TestInstalled$'")
-	inMachine(t, 10*time.Minute, m, tests+"'^TestAfterPowerCut$'")
+	inMachine(t, 30*time.Minute, m, tests+"'^TestAfterPowerCut$'", "systemctl reboot; sleep infinity")
+	inMachine(t, 30*time.Minute, m, tests+"'^TestAfterReboot$'")
 }
 
 // debianPackage builds what `make dist` does, for this machine alone.
@@ -49,7 +50,7 @@ const cutNow = "cut the power now"
 // untilPowerCut runs a command, and kills the machine when it has succeeded.
 func untilPowerCut(t *testing.T, m Machine, command string) {
 	t.Helper()
-	ctx, cut := context.WithTimeout(t.Context(), 15*time.Minute)
+	ctx, cut := context.WithTimeout(t.Context(), 30*time.Minute)
 	defer cut()
 	out := &trigger{on: cutNow, do: cut}
 	m.Output = io.MultiWriter(out, os.Stderr)

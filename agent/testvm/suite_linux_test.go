@@ -49,7 +49,7 @@ func compile(t *testing.T, dir, tags, pkg, run string, flags ...string) string {
 			t.Fatal(err)
 		}
 	}
-	return "cd " + name + " && " + strings.Join(append(flags, "./"+name+".test"), " ") + " -test.v -test.timeout 15m -test.run " + run
+	return "cd " + name + " && " + strings.Join(append(flags, "./"+name+".test"), " ") + " -test.v -test.timeout 25m -test.run " + run
 }
 
 // goTool runs the go command for what shall run in the machine, which has no libraries of

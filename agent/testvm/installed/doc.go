@@ -2,6 +2,7 @@
 // Debian package, below systemd, on a host of its own. They run inside the test machine only
 // (tag vmguest; package testvm compiles and sends them there), in this order:
 //
-//	TestInstalled    package, certificates, configuration, service, and a server's whole life
+//	TestInstalled      package, certificates, configuration, service, and a server's whole life
 //	TestAfterPowerCut  on the same disk, after the machine lost power in the middle of it
+//	TestAfterReboot    on the same disk, after the machine was rebooted in order
 package installed

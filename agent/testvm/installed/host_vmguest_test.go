@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -21,7 +22,7 @@ import (
 )
 
 // patience is how long anything may take on an emulated processor of a busy machine.
-const patience = 3 * time.Minute
+const patience = 5 * time.Minute
 
 const (
 	etc    = "/etc/reflejo"
@@ -60,10 +61,16 @@ func inside(t *testing.T, server, script string) string {
 	return run(t, "reflejo", "server", "exec", "-n", server, "--", "/bin/sh", "-c", script)
 }
 
+// logs shows what the agent and the kernel said last.
+func logs(t *testing.T) {
+	t.Helper()
+	t.Log(run(t, "/bin/sh", "-c", "journalctl -u reflejo --no-pager -n 80; dmesg | tail -n 40"))
+}
+
 // eventually polls until check returns nil.
 func eventually(t *testing.T, check func() error) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(300 * time.Millisecond) {
 		err := check()
 		if err == nil {
 			return
@@ -74,14 +81,20 @@ func eventually(t *testing.T, check func() error) {
 	}
 }
 
+// dialled is one connection for all: handshakes are dear on an emulated processor.
+var dialled = sync.OnceValues(func() (*api.Client, error) {
+	who, err := api.CredentialFiles(pkiDir+"/ca.crt", pkiDir+"/me.crt", pkiDir+"/me.key")
+	if err != nil {
+		return nil, err
+	}
+	return api.Dial(api.Config{Host: "alpha", Address: "127.0.0.1:7443", Credentials: who})
+})
+
 // client calls the agent as the provider does.
 func client(t *testing.T) *api.Client {
 	t.Helper()
-	who, err := api.CredentialFiles(pkiDir+"/ca.crt", pkiDir+"/me.crt", pkiDir+"/me.key")
+	c, err := dialled()
 	must(t, err)
-	c, err := api.Dial(api.Config{Host: "alpha", Address: "127.0.0.1:7443", Credentials: who})
-	must(t, err)
-	t.Cleanup(c.Close)
 	return c
 }
 
@@ -113,6 +126,9 @@ func becomes(t *testing.T, name, state string) *reflejov1.Server {
 	var s *reflejov1.Server
 	eventually(t, func() error {
 		s = get(t, name)
+		if s.GetState() == "failed" {
+			t.Fatalf("server %s failed: %s", name, s.GetOperation().GetError())
+		}
 		if o := s.GetOperation(); s.GetState() != state || (o != nil && !o.GetDone()) {
 			return fmt.Errorf("server %s is %s, want %s (%s %s %s)", name, s.GetState(), state, o.GetKind(), o.GetStep(), o.GetError())
 		}

@@ -32,12 +32,12 @@ func TestInstalled(t *testing.T) {
 		name string
 		f    func(*testing.T)
 	}{
-		{"package", installPackage}, {"start", startService}, {"create", createServers}, {"limits", limitsHold},
+		{"package", installPackage}, {"start", startService}, {"image", uploadImage}, {"create", createServers}, {"limits", limitsHold},
 		{"network", networkWorks}, {"grow", growLive}, {"suspend", suspendResume}, {"reboot inside", rebootInside},
 		{"agent restarts", restartAgent}, {"agent killed", killAgent}, {"upgrade", upgradePackage}, {"writer", startWriter},
 	} {
 		if !t.Run(step.name, step.f) {
-			t.Log(run(t, "journalctl", "-u", "reflejo", "--no-pager", "-n", "60"))
+			logs(t)
 			t.FailNow() // each builds on those before
 		}
 	}
@@ -63,7 +63,7 @@ func startService(t *testing.T) {
 		run(t, "cp", "-p", filepath.Join(pkiDir, from), filepath.Join(etc, to))
 	}
 	// The file of the package says what the defaults are, for another network.
-	must(t, os.WriteFile(filepath.Join(etc, "agent.hcl"), []byte("name = \"alpha\"\npool {\n  size = \"4GiB\"\n}\n"), 0o644))
+	must(t, os.WriteFile(filepath.Join(etc, "agent.hcl"), []byte("name = \"alpha\"\nlog {\n  level = \"debug\"\n}\npool {\n  size = \"4GiB\"\n}\n"), 0o644))
 	run(t, "systemctl", "start", "reflejo.service")
 	answers(t)
 	t.Log(run(t, "reflejo", "status"))
@@ -77,8 +77,9 @@ func spec(name, power string) *reflejov1.ServerSpec {
 		Network: map[string]*reflejov1.Nic{"eth0": {Egress: 20e6, Ingress: 50e6}}}
 }
 
+func uploadImage(t *testing.T) { run(t, "reflejo", "image", "upload", "tiny", tinyTar(t)) }
+
 func createServers(t *testing.T) {
-	run(t, "reflejo", "image", "upload", "tiny", tinyTar(t))
 	web := spec("web", "running")
 	web.Network["eth0"].Publish = map[string]*reflejov1.Publish{"http": {Protocol: "tcp", HostPort: 8080, Port: 80}}
 	create(t, web, "running")
@@ -98,9 +99,12 @@ func limitsHold(t *testing.T) {
 	if io := group(t, id, "io.max"); !strings.Contains(io, fmt.Sprint("wbps=", 8*mib)) || !strings.Contains(io, "riops=500") {
 		t.Errorf("io.max is %q", io)
 	}
-	if out := inside(t, "web", "nproc; free -m | grep Mem:"); !strings.HasPrefix(out, "1\n") || strings.Fields(out)[2] != "96" {
-		t.Errorf("seen from inside: %q", out)
-	}
+	eventually(t, func() error { // lxcfs may have to be started first
+		if out := inside(t, "web", "nproc; grep MemTotal /proc/meminfo"); strings.Join(strings.Fields(out), " ") != fmt.Sprintf("1 MemTotal: %d kB", 96<<10) {
+			return fmt.Errorf("seen from inside: %q", out)
+		}
+		return nil
+	})
 	update(t, "web", func(s *reflejov1.ServerSpec) { s.Cpu.MilliCores, s.Memory.Max, s.Memory.High = 600, 128*mib, 0 })
 	if cpu, memory := group(t, id, "cpu.max"), group(t, id, "memory.max"); cpu != "60000 100000" || memory != fmt.Sprint(128*mib) {
 		t.Errorf("after the change: cpu.max %q, memory.max %q", cpu, memory)
