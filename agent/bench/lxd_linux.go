@@ -30,6 +30,9 @@ type lxd struct {
 	groups []string // control groups of LXC that were there before
 }
 
+// lxdPatience bounds how long it may take to clear away.
+const lxdPatience = 2 * time.Minute
+
 func lxdInstalled() bool {
 	_, err := exec.LookPath("lxd")
 	return err == nil
@@ -110,7 +113,7 @@ func (l *lxd) start(ctx context.Context) (err error) {
 // stop ends the daemon and its containers and removes what is left of them.
 func (l *lxd) stop() error {
 	if l.cmd != nil && l.cmd.Process != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), lxdPatience)
 		defer cancel()
 		var names []string
 		_ = l.call(ctx, http.MethodGet, "/1.0/instances", nil, &names)
@@ -275,7 +278,7 @@ func (l *lxd) remove(ctx context.Context, name string) error {
 
 // removeAll is remove for what a benchmark leaves, also when its time is over.
 func (l *lxd) removeAll(ctx context.Context, names ...string) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lxdPatience)
 	defer cancel()
 	return together(len(names), 4, func(i int) error { return l.remove(ctx, l.prefix+names[i]) })
 }
@@ -292,13 +295,13 @@ func (l *lxd) firstCommand(ctx context.Context, name string) (took time.Duration
 }
 
 // createMany is run.createMany for LXD.
-func (l *lxd) createMany(ctx context.Context, round, n int) (all, slowest time.Duration, failed int, err error) {
+func (l *lxd) createMany(ctx context.Context, round, n int) (all time.Duration, failed int, err error) {
 	names := make([]string, n)
 	for i := range names {
 		names[i] = fmt.Sprintf("v3-%d-%d", round, i)
 	}
-	all, slowest, failed = timeMany(n, func(i int) error { return l.create(ctx, names[i], "tiny", nil) })
-	return all, slowest, failed, l.removeAll(ctx, names...)
+	all, _, failed = timeMany(n, func(i int) error { return l.create(ctx, names[i], "tiny", nil) })
+	return all, failed, l.removeAll(ctx, names...)
 }
 
 // version is LXD's.

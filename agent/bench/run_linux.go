@@ -89,9 +89,11 @@ func Run(ctx context.Context, cfg Config) (report Report, err error) {
 	if err := r.startLXD(ctx); err != nil {
 		return Report{}, err
 	}
-	if r.lxd != nil {
-		defer func() { err = errors.Join(err, r.lxd.stop()) }()
-	}
+	defer func() {
+		if r.lxd != nil {
+			err = errors.Join(err, r.lxd.stop())
+		}
+	}()
 	for _, b := range benchmarks() {
 		if !b.wanted(cfg.Only) {
 			continue
@@ -128,6 +130,13 @@ func (r *run) startLXD(ctx context.Context) error {
 	done(err)
 	r.lxd = l
 	return err
+}
+
+// restartLXD replaces a daemon that does not answer any more.
+func (r *run) restartLXD(ctx context.Context) error {
+	broken := r.lxd
+	r.lxd = nil
+	return errors.Join(broken.stop(), r.startLXD(ctx))
 }
 
 // step says what is done and how it ended.
