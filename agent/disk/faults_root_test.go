@@ -419,6 +419,21 @@ func TestLiveGrowth(t *testing.T) {
 	}
 }
 
+// A disk of the default size has a larger journal and more blocks kept for group
+// descriptors than a small one: growing it in use has to fit the former for the latter.
+func TestLiveGrowthFromDefaultSize(t *testing.T) {
+	p := open(t, testConfig(t))
+	buildDefault(t, p)
+	for _, size := range []int64{DefaultBaseSize, 1 << 30} {
+		id := newDiskOf(t, p, size)
+		_, err := p.Attach(t.Context(), id, testIDs)
+		must(t, err)
+		growTo(t, p, id, 2*size)
+		must(t, p.Detach(t.Context(), id))
+		wantWhole(t, filepath.Join(p.disks.Name(), diskName(id)))
+	}
+}
+
 func TestTrimGivesSpaceBack(t *testing.T) {
 	p := open(t, testConfig(t))
 	buildBase(t, p)

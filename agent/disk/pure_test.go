@@ -265,10 +265,12 @@ func TestLeastSize(t *testing.T) {
 }
 
 func TestMkfsArguments(t *testing.T) {
-	const small = "mkfs.ext4 -q -F -b 4096 -m 0 -i 16384 -E lazy_itable_init=0,assume_storage_prezeroed=1,nodiscard"
+	const common = "mkfs.ext4 -q -F -b 4096 -m 0 -i 16384"
+	const prezeroed = " -E lazy_itable_init=0,assume_storage_prezeroed=1,nodiscard"
 	for size, want := range map[int64]string{
-		1<<30 - 1: small + " f",
-		1 << 30:   small + " -J size=16 f",
+		1<<30 - 1: common + prezeroed + " f",
+		1 << 30:   common + " -J size=16" + prezeroed + ",resize=536870912 f",
+		2 << 40:   common + " -J size=16" + prezeroed + " f",
 	} {
 		if have := strings.Join(mkfsExt4("f", size), " "); have != want {
 			t.Errorf("%d bytes: %s, want %s", size, have, want)

@@ -98,14 +98,23 @@ const journalSize = 16
 // to 4 TiB, which would otherwise depend on the size that the base disk happens to have.
 const inodeRatio = 16384
 
+// resizeLimit is the size, in bytes, for whose group descriptors blocks are kept. Beyond it
+// the kernel puts them elsewhere (meta_bg). It is not the tool's own choice, 1024 times the
+// size: to grow a mounted file system the kernel wants all these blocks in one transaction,
+// so they have to be far fewer than a quarter of the journal's. 2 TiB take 256 of 4096.
+const resizeLimit = 2 << 40
+
 // mkfsExt4 are the arguments that make a disk's file system in file, an empty file of size
 // bytes. No reserved blocks: they are for the host's root, which never writes there. The
 // tables are not written, as an empty file reads as zeros.
 func mkfsExt4(file string, size int64) []string {
-	argv := []string{"mkfs.ext4", "-q", "-F", "-b", "4096", "-m", "0", "-i", strconv.Itoa(inodeRatio),
-		"-E", "lazy_itable_init=0,assume_storage_prezeroed=1,nodiscard"}
-	if size >= 1<<30 { // a smaller one gets a smaller journal by itself
+	argv := []string{"mkfs.ext4", "-q", "-F", "-b", "4096", "-m", "0", "-i", strconv.Itoa(inodeRatio)}
+	extended := "lazy_itable_init=0,assume_storage_prezeroed=1,nodiscard"
+	if size >= 1<<30 { // a smaller one gets less of both by itself
 		argv = append(argv, "-J", "size="+strconv.Itoa(journalSize))
+		if size < resizeLimit {
+			extended += ",resize=" + strconv.Itoa(resizeLimit/blockSize)
+		}
 	}
-	return append(argv, file)
+	return append(argv, "-E", extended, file)
 }

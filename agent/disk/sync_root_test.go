@@ -60,7 +60,7 @@ func BenchmarkSyncedWrites(b *testing.B) {
 func TestOwnJournal(t *testing.T) {
 	p := open(t, testConfig(t))
 	buildDefault(t, p)
-	for _, size := range []int64{192 << 20, DefaultBaseSize, 64 << 30} {
+	for _, size := range []int64{192 << 20, 64 << 30} {
 		id := newDiskOf(t, p, size)
 		at, err := p.Attach(t.Context(), id, testIDs)
 		must(t, err)
