@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -49,7 +50,8 @@ func help(mode string) {
 	case "burn":
 		for range n {
 			go func() {
-				for {
+				for i := 0; ; i++ {
+					runtime.KeepAlive(i) // work, so that it is no empty loop
 				}
 			}()
 		}
