@@ -38,7 +38,10 @@ func (r *run) adopt(ctx context.Context) (rows []Row, err error) {
 			return nil, err
 		}
 		answers = append(answers, ms(time.Since(began)))
-		err = together(running, running, func(i int) error { return r.host.await(ctx, p.running[i], "running") })
+		if err := r.host.reconnect(); err != nil {
+			return nil, err
+		}
+		err = together(running, 8, func(i int) error { return r.host.await(ctx, p.running[i], "running") })
 		if err != nil {
 			return nil, err
 		}

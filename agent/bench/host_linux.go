@@ -102,6 +102,13 @@ func (h *host) down(ctx context.Context) error {
 	return h.bed.Down(ctx)
 }
 
+// reconnect drops the connections to an agent that has ended.
+func (h *host) reconnect() (err error) {
+	h.api.Close()
+	h.api, err = h.bed.Client(hostName)
+	return err
+}
+
 // upload makes an image of a tar.
 func (h *host) upload(ctx context.Context, name string, text []byte) (id string, err error) {
 	stream := h.api.Images.UploadImage(ctx)
