@@ -3,12 +3,14 @@
 package testvm
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -26,7 +28,7 @@ func TestInstalledHost(t *testing.T) {
 	debianPackage(t, filepath.Join(dir, "reflejo.deb"))
 	tests := compile(t, dir, "vmguest", "agent/testvm/installed", "")
 	untilPowerCut(t, m, tests+"'^TestInstalled$'")
-	inMachine(t, 30*time.Minute, m, tests+"'^TestAfterPowerCut$'", "systemctl reboot; sleep infinity")
+	untilReboot(t, m, tests+"'^TestAfterPowerCut$'")
 	inMachine(t, 30*time.Minute, m, tests+"'^TestAfterReboot$'")
 }
 
@@ -42,6 +44,19 @@ func debianPackage(t *testing.T, target string) {
 	cmd.Env = append(os.Environ(), "VERSION=0.0.1", "ARCH=amd64", "BIN="+program)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build the Debian package: %v\n%s", err, out)
+	}
+}
+
+// untilReboot runs a command, and shuts the machine down in order when it has succeeded.
+func untilReboot(t *testing.T, m Machine, command string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Minute)
+	defer cancel()
+	var out bytes.Buffer
+	m.Output = io.MultiWriter(&out, os.Stderr)
+	codes, err := Run(ctx, m, command, "systemctl reboot; sleep infinity")
+	if !errors.Is(err, ErrNoResult) || !slices.Equal(codes, []int{0}) {
+		t.Fatalf("exit codes %v: %v\noutput:\n%s", codes, err, out.Bytes())
 	}
 }
 
