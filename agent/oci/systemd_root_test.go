@@ -55,8 +55,8 @@ func debianRoot(t testing.TB, dir string) string {
 	return root
 }
 
-// delegate makes the server's groups as the limits edge would: a memory limit, one and a
-// half cores, and the part that systemd manages given to the server's root.
+// delegate makes the server's groups as the limits edge would: a memory limit, one core,
+// and the part that systemd manages given to the server's root.
 func (h *testHost) delegate(t testing.TB, c vserver.Container, memory int64) {
 	t.Helper()
 	set := func(path, value string) {
@@ -78,10 +78,10 @@ func (h *testHost) delegate(t testing.TB, c vserver.Container, memory int64) {
 			set(d+"/cgroup.subtree_control", "+cpu +memory +pids +io")
 		}
 		set(delegated+"/memory.max", fmt.Sprint(memory))
-		set(delegated+"/cpu.max", "150000 100000")
+		set(delegated+"/cpu.max", "100000 100000")
 	} else {
 		set("/sys/fs/cgroup/memory"+group+"/memory.limit_in_bytes", fmt.Sprint(memory))
-		set("/sys/fs/cgroup/cpu"+group+"/cpu.cfs_quota_us", "50000")
+		set("/sys/fs/cgroup/cpu"+group+"/cpu.cfs_quota_us", "100000")
 		if err := os.MkdirAll(delegated, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -173,7 +173,7 @@ func testPrepared(t *testing.T, h *testHost, c vserver.Container) {
 	}
 }
 
-// testView checks what a server of 512 MiB and half a core sees, and that it outlives lxcfs.
+// testView checks what a server of 512 MiB and one core sees, and that it outlives lxcfs.
 func testView(t *testing.T, h *testHost, c vserver.Container) {
 	seen := func() error {
 		out, code := h.sh(t, c.ID, "free -m | awk '/Mem/ {print $2}'; grep -c ^processor /proc/cpuinfo; cat /sys/devices/system/cpu/online; cut -d. -f1 /proc/uptime; cat /proc/loadavg >/dev/null && cat /proc/stat >/dev/null && cat /proc/diskstats > /dev/null; cat /proc/swaps > /dev/null")
