@@ -25,6 +25,7 @@ type population struct {
 func (r *run) populate(ctx context.Context, prefix string, running, stopped int) (p population, err error) {
 	for i := range running + stopped {
 		s := r.host.tinySpec(fmt.Sprintf("%s-%d", prefix, i))
+		s.Cpu.MilliCores = 100 // a thousand of them have to be admitted
 		if i < running {
 			p.running = append(p.running, s)
 		} else {
