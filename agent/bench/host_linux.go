@@ -52,7 +52,7 @@ type images struct {
 
 // newHost makes the bed and imports the images that the wanted benchmarks need.
 func newHost(ctx context.Context, cfg Config) (_ *host, err error) {
-	bed, err := testbed.New(testbed.Config{Name: cfg.Name, Dir: cfg.Dir, Bin: cfg.Bin, Hosts: []string{hostName}, AgentSettings: settings})
+	bed, err := testbed.New(testbed.Config{Name: cfg.Name, Dir: cfg.Dir, Bin: cfg.Bin, Hosts: []string{hostName}, ReserveMemory: "10%", AgentSettings: settings})
 	if err != nil {
 		return nil, err
 	}
@@ -290,7 +290,7 @@ func (h *host) describe(ctx context.Context) (*reflejov1.Host, error) {
 	return answer.Msg.GetHost(), nil
 }
 
-// together calls f for 0 … n-1, some at once, and returns all errors.
+// together calls f for 0 … n-1, some at once. Of many errors it returns the first.
 func together(n, atOnce int, f func(i int) error) error {
 	slots, results := make(chan struct{}, atOnce), make(chan error)
 	for i := range n {
@@ -301,9 +301,18 @@ func together(n, atOnce int, f func(i int) error) error {
 			results <- err
 		}()
 	}
-	var errs []error
+	var first error
+	failed := 0
 	for range n {
-		errs = append(errs, <-results)
+		if err := <-results; err != nil {
+			failed++
+			if first == nil {
+				first = err
+			}
+		}
 	}
-	return errors.Join(errs...)
+	if failed > 1 {
+		return fmt.Errorf("%w (and %d more)", first, failed-1)
+	}
+	return first
 }

@@ -30,6 +30,7 @@ func (r *run) populate(ctx context.Context, prefix string, running, stopped int)
 			p.running = append(p.running, s)
 		} else {
 			s.Power = "stopped"
+			s.Cpu.MilliCores = 10 // stopped ones are promised what they would need, too
 			p.stopped = append(p.stopped, s)
 		}
 	}

@@ -20,6 +20,10 @@ const (
 func (n names) agentConfig(host, imageDir string) string {
 	bed := int(crc32.ChecksumIEEE([]byte(n.Name))) % (idRangeSlots / len(Hosts))
 	slot := bed*len(Hosts) + slices.Index(Hosts, host)
+	reserve := n.ReserveMemory
+	if reserve == "" {
+		reserve = "70%"
+	}
 	return fmt.Sprintf(`name             = %q
 listen           = %q
 underlay_address = %q
@@ -43,7 +47,7 @@ pool {
 }
 reserve {
   cpu    = "0"
-  memory = "70%%"
+  memory = %q
 }
 network {
   uplink  = %q
@@ -59,6 +63,6 @@ id_range {
 		n.hostPath(host, "state"), n.runDir(host), n.cgroup(host), imageDir, n.path("images"),
 		Address(Operator), RegistryPort,
 		n.path("pki", "ca.crt"), n.path("pki", host+".crt"), n.path("pki", host+".key"),
-		n.hostPath(host, "pool"), linkName,
+		n.hostPath(host, "pool"), reserve, linkName,
 		idRangeFirst+slot*idRangeCount, idRangeCount, n.AgentSettings)
 }

@@ -44,6 +44,9 @@ type Config struct {
 	Bin string
 	// Hosts are the hosts to make, a part of [Hosts]; empty means all.
 	Hosts []string
+	// ReserveMemory is what each agent leaves to the machine, which the hosts share: an amount
+	// or a share in percent. Empty means "70%".
+	ReserveMemory string
 	// AgentSettings is HCL that is added to every agent's configuration.
 	AgentSettings string
 	// AgentEnv is added to every agent's environment ("NAME=value").
