@@ -254,7 +254,7 @@ func digest(content string) string {
 }
 
 func (s *imageStore) add(name, source string) image.Info {
-	info := image.Info{ID: digest(source), Name: name, Source: source, Architecture: "amd64", Size: 1 << 30, Used: 1 << 28, OS: "Test 1", Created: time.Now()}
+	info := image.Info{ID: digest(source), Name: name, Source: source, Architecture: "amd64", Size: 256 << 20, Used: 200 << 20, OS: "Test 1", Created: time.Now()}
 	s.images[name] = info
 	return info
 }

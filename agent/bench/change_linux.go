@@ -178,17 +178,20 @@ func watchFile(path string) *fileWatch {
 		return w
 	}
 	go func() {
-		for {
+		for last := false; ; {
 			now, err := os.ReadFile(path)
 			if err != nil || string(now) != string(before) {
 				w.at = time.Now()
 				w.done <- err
 				return
 			}
-			select {
-			case <-w.quit:
+			if last {
 				w.done <- fmt.Errorf("%s is still %q", path, before)
 				return
+			}
+			select {
+			case <-w.quit:
+				last = true // it may have changed since it was read
 			case <-time.After(100 * time.Microsecond):
 			}
 		}
