@@ -275,3 +275,28 @@ type Preparation struct {
 	Links     []Link    // for /etc/hosts and cloud-init's network data
 	Pid       int       // a process of the running server whose live host name is set too; 0 if it does not run
 }
+
+// Captures are the snapshots of this host, as far as servers need them (package snapshot).
+type Captures interface {
+	// Find describes a complete snapshot; fault.NotFound where there is none.
+	Find(id string) (Capture, error)
+	// Keep takes the safety snapshot id of the server's disk, which is not attached, and
+	// returns when it is complete. One of this id that is there is kept.
+	Keep(ctx context.Context, id string, r Record) error
+	// Copy makes the server's disk, which is not attached, a writable copy of a snapshot
+	// with at least size bytes, in one step (see snapshot.Disks).
+	Copy(ctx context.Context, id, server string, size int64) error
+	// Gone says that the server is being deleted: with remove its snapshots go too.
+	Gone(ctx context.Context, server string, remove bool) error
+	// Reserved is how much of the pool all snapshots may come to take, bytes.
+	Reserved() int64
+}
+
+// Capture is a snapshot as a server is made from it.
+type Capture struct {
+	ID     string
+	Server string // whose disk it was
+	Name   string
+	Size   int64 // of the disk, bytes
+	Image  Image // of the server then
+}

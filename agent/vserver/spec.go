@@ -16,6 +16,8 @@ package vserver
 
 import (
 	"time"
+
+	"github.com/reflejo/terraform-provider-reflejo/agent/schedule"
 )
 
 // Spec is what a user asked a virtual server to be. Sizes are bytes, rates are
@@ -38,10 +40,49 @@ type Spec struct {
 	Network   map[string]NIC // key: the interface's name inside ("eth0")
 	FirstBoot FirstBoot
 
+	// RestoreFrom is the snapshot that was last to be put back in place of the disk; a
+	// change of it puts one back. "" at creation.
+	RestoreFrom string
+	// CloneOf is the snapshot that the disk started from; it can't change.
+	CloneOf        string
+	SnapshotPolicy SnapshotPolicy
+	BackupPolicy   BackupPolicy
+	Migration      Migration
+	KeepSnapshots  bool // its snapshots outlive the server
+
 	DeletionProtection bool
 	ShutdownTimeout    time.Duration // how long a clean stop may take before it is forced
 	Labels             map[string]string
 }
+
+// SnapshotPolicy is what the agent takes snapshots of by itself; the zero value is none.
+type SnapshotPolicy struct {
+	Schedule string   // cron with five fields, in UTC; "" means none
+	On       []string // after which changes of power: start, stop, suspend; sorted
+	Keep     schedule.Keep
+}
+
+// BackupPolicy is what the agent backs up by itself; the zero value is nothing.
+type BackupPolicy struct {
+	Schedule    string // cron with five fields, in UTC
+	Target      string // see package backup
+	Keep        schedule.Keep
+	Incremental bool
+}
+
+// Migration says how the server is moved to another host.
+type Migration struct {
+	Mode        string        // MigrateWarm or MigrateCold; "" means warm
+	MaxDowntime time.Duration // warm: copying goes on until the rest should take no longer; 0 means DefaultMaxDowntime
+	Bandwidth   int64         // bits per second between the hosts; 0 means unlimited
+	Snapshots   bool          // its snapshots move along
+}
+
+// The modes of migration.
+const (
+	MigrateWarm = "warm" // copied while it runs, then stopped for the rest
+	MigrateCold = "cold" // stopped first
+)
 
 // Power is the state that a user wants.
 type Power string

@@ -173,6 +173,8 @@ type Host struct {
 	CertificateExpiresAt *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=certificate_expires_at,json=certificateExpiresAt,proto3" json:"certificate_expires_at,omitempty"` // the agent's own certificate
 	Images               []string               `protobuf:"bytes,16,rep,name=images,proto3" json:"images,omitempty"`                                                           // ids present
 	UnderlayAddress      string                 `protobuf:"bytes,17,opt,name=underlay_address,json=underlayAddress,proto3" json:"underlay_address,omitempty"`                  // where the VXLAN packets of networks that span hosts go
+	Endpoint             string                 `protobuf:"bytes,18,opt,name=endpoint,proto3" json:"endpoint,omitempty"`                                                       // address and port for other agents; "" before the port = the host of the API's address
+	Snapshots            uint32                 `protobuf:"varint,19,opt,name=snapshots,proto3" json:"snapshots,omitempty"`
 	unknownFields        protoimpl.UnknownFields
 	sizeCache            protoimpl.SizeCache
 }
@@ -324,6 +326,20 @@ func (x *Host) GetUnderlayAddress() string {
 		return x.UnderlayAddress
 	}
 	return ""
+}
+
+func (x *Host) GetEndpoint() string {
+	if x != nil {
+		return x.Endpoint
+	}
+	return ""
+}
+
+func (x *Host) GetSnapshots() uint32 {
+	if x != nil {
+		return x.Snapshots
+	}
+	return 0
 }
 
 // Resources are amounts that can be promised to servers.
@@ -556,7 +572,7 @@ const file_reflejo_v1_host_proto_rawDesc = "" +
 	"reflejo.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x10\n" +
 	"\x0eGetHostRequest\"7\n" +
 	"\x0fGetHostResponse\x12$\n" +
-	"\x04host\x18\x01 \x01(\v2\x10.reflejo.v1.HostR\x04host\"\xbd\x05\n" +
+	"\x04host\x18\x01 \x01(\v2\x10.reflejo.v1.HostR\x04host\"\xf7\x05\n" +
 	"\x04Host\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x16\n" +
@@ -579,7 +595,9 @@ const file_reflejo_v1_host_proto_rawDesc = "" +
 	"\x10certificate_name\x18\x0e \x01(\tR\x0fcertificateName\x12P\n" +
 	"\x16certificate_expires_at\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\x14certificateExpiresAt\x12\x16\n" +
 	"\x06images\x18\x10 \x03(\tR\x06images\x12)\n" +
-	"\x10underlay_address\x18\x11 \x01(\tR\x0funderlayAddress\"\xae\x01\n" +
+	"\x10underlay_address\x18\x11 \x01(\tR\x0funderlayAddress\x12\x1a\n" +
+	"\bendpoint\x18\x12 \x01(\tR\bendpoint\x12\x1c\n" +
+	"\tsnapshots\x18\x13 \x01(\rR\tsnapshots\"\xae\x01\n" +
 	"\tResources\x12\x1f\n" +
 	"\vmilli_cores\x18\x01 \x01(\x03R\n" +
 	"milliCores\x12!\n" +

@@ -81,7 +81,7 @@ func (x SetPowerRequest_Action) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use SetPowerRequest_Action.Descriptor instead.
 func (SetPowerRequest_Action) EnumDescriptor() ([]byte, []int) {
-	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{16, 0}
+	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{20, 0}
 }
 
 // ServerSpec: see vserver.Spec. Bytes, bits per second for networks, bytes per second for disks.
@@ -105,6 +105,12 @@ type ServerSpec struct {
 	DeletionProtection bool                   `protobuf:"varint,16,opt,name=deletion_protection,json=deletionProtection,proto3" json:"deletion_protection,omitempty"`
 	ShutdownTimeout    *durationpb.Duration   `protobuf:"bytes,17,opt,name=shutdown_timeout,json=shutdownTimeout,proto3" json:"shutdown_timeout,omitempty"`
 	Labels             map[string]string      `protobuf:"bytes,18,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	RestoreFrom        string                 `protobuf:"bytes,19,opt,name=restore_from,json=restoreFrom,proto3" json:"restore_from,omitempty"` // snapshot id: a change puts the snapshot back in place
+	CloneOf            string                 `protobuf:"bytes,20,opt,name=clone_of,json=cloneOf,proto3" json:"clone_of,omitempty"`             // snapshot id that the disk starts from; only when creating, and then image may be ""
+	SnapshotPolicy     *SnapshotPolicy        `protobuf:"bytes,21,opt,name=snapshot_policy,json=snapshotPolicy,proto3" json:"snapshot_policy,omitempty"`
+	BackupPolicy       *BackupPolicy          `protobuf:"bytes,22,opt,name=backup_policy,json=backupPolicy,proto3" json:"backup_policy,omitempty"`
+	Migration          *MigrationSettings     `protobuf:"bytes,23,opt,name=migration,proto3" json:"migration,omitempty"`
+	KeepSnapshots      bool                   `protobuf:"varint,24,opt,name=keep_snapshots,json=keepSnapshots,proto3" json:"keep_snapshots,omitempty"` // snapshots outlive the server
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
 }
@@ -265,6 +271,324 @@ func (x *ServerSpec) GetLabels() map[string]string {
 	return nil
 }
 
+func (x *ServerSpec) GetRestoreFrom() string {
+	if x != nil {
+		return x.RestoreFrom
+	}
+	return ""
+}
+
+func (x *ServerSpec) GetCloneOf() string {
+	if x != nil {
+		return x.CloneOf
+	}
+	return ""
+}
+
+func (x *ServerSpec) GetSnapshotPolicy() *SnapshotPolicy {
+	if x != nil {
+		return x.SnapshotPolicy
+	}
+	return nil
+}
+
+func (x *ServerSpec) GetBackupPolicy() *BackupPolicy {
+	if x != nil {
+		return x.BackupPolicy
+	}
+	return nil
+}
+
+func (x *ServerSpec) GetMigration() *MigrationSettings {
+	if x != nil {
+		return x.Migration
+	}
+	return nil
+}
+
+func (x *ServerSpec) GetKeepSnapshots() bool {
+	if x != nil {
+		return x.KeepSnapshots
+	}
+	return false
+}
+
+// SnapshotPolicy: what the agent takes by itself.
+type SnapshotPolicy struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Schedule      string                 `protobuf:"bytes,1,opt,name=schedule,proto3" json:"schedule,omitempty"` // cron with five fields, in UTC; "" = none
+	On            []string               `protobuf:"bytes,2,rep,name=on,proto3" json:"on,omitempty"`             // start, stop, suspend
+	Keep          *Keep                  `protobuf:"bytes,3,opt,name=keep,proto3" json:"keep,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotPolicy) Reset() {
+	*x = SnapshotPolicy{}
+	mi := &file_reflejo_v1_server_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotPolicy) ProtoMessage() {}
+
+func (x *SnapshotPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_reflejo_v1_server_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotPolicy.ProtoReflect.Descriptor instead.
+func (*SnapshotPolicy) Descriptor() ([]byte, []int) {
+	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *SnapshotPolicy) GetSchedule() string {
+	if x != nil {
+		return x.Schedule
+	}
+	return ""
+}
+
+func (x *SnapshotPolicy) GetOn() []string {
+	if x != nil {
+		return x.On
+	}
+	return nil
+}
+
+func (x *SnapshotPolicy) GetKeep() *Keep {
+	if x != nil {
+		return x.Keep
+	}
+	return nil
+}
+
+// BackupPolicy: what the agent backs up by itself.
+type BackupPolicy struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Schedule      string                 `protobuf:"bytes,1,opt,name=schedule,proto3" json:"schedule,omitempty"` // cron with five fields, in UTC
+	Target        string                 `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`
+	Keep          *Keep                  `protobuf:"bytes,3,opt,name=keep,proto3" json:"keep,omitempty"`
+	Incremental   bool                   `protobuf:"varint,4,opt,name=incremental,proto3" json:"incremental,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupPolicy) Reset() {
+	*x = BackupPolicy{}
+	mi := &file_reflejo_v1_server_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupPolicy) ProtoMessage() {}
+
+func (x *BackupPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_reflejo_v1_server_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupPolicy.ProtoReflect.Descriptor instead.
+func (*BackupPolicy) Descriptor() ([]byte, []int) {
+	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *BackupPolicy) GetSchedule() string {
+	if x != nil {
+		return x.Schedule
+	}
+	return ""
+}
+
+func (x *BackupPolicy) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *BackupPolicy) GetKeep() *Keep {
+	if x != nil {
+		return x.Keep
+	}
+	return nil
+}
+
+func (x *BackupPolicy) GetIncremental() bool {
+	if x != nil {
+		return x.Incremental
+	}
+	return false
+}
+
+// Keep: how many of the newest of each span stay. All zero: all stay.
+type Keep struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Last          uint32                 `protobuf:"varint,1,opt,name=last,proto3" json:"last,omitempty"`
+	Hourly        uint32                 `protobuf:"varint,2,opt,name=hourly,proto3" json:"hourly,omitempty"`
+	Daily         uint32                 `protobuf:"varint,3,opt,name=daily,proto3" json:"daily,omitempty"`
+	Weekly        uint32                 `protobuf:"varint,4,opt,name=weekly,proto3" json:"weekly,omitempty"`
+	Monthly       uint32                 `protobuf:"varint,5,opt,name=monthly,proto3" json:"monthly,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Keep) Reset() {
+	*x = Keep{}
+	mi := &file_reflejo_v1_server_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Keep) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Keep) ProtoMessage() {}
+
+func (x *Keep) ProtoReflect() protoreflect.Message {
+	mi := &file_reflejo_v1_server_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Keep.ProtoReflect.Descriptor instead.
+func (*Keep) Descriptor() ([]byte, []int) {
+	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Keep) GetLast() uint32 {
+	if x != nil {
+		return x.Last
+	}
+	return 0
+}
+
+func (x *Keep) GetHourly() uint32 {
+	if x != nil {
+		return x.Hourly
+	}
+	return 0
+}
+
+func (x *Keep) GetDaily() uint32 {
+	if x != nil {
+		return x.Daily
+	}
+	return 0
+}
+
+func (x *Keep) GetWeekly() uint32 {
+	if x != nil {
+		return x.Weekly
+	}
+	return 0
+}
+
+func (x *Keep) GetMonthly() uint32 {
+	if x != nil {
+		return x.Monthly
+	}
+	return 0
+}
+
+// MigrationSettings: how the server is moved.
+type MigrationSettings struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Mode          string                 `protobuf:"bytes,1,opt,name=mode,proto3" json:"mode,omitempty"`                                  // "" = warm: copied while it runs, then stopped for the rest; cold: stopped first
+	MaxDowntime   *durationpb.Duration   `protobuf:"bytes,2,opt,name=max_downtime,json=maxDowntime,proto3" json:"max_downtime,omitempty"` // warm: copying goes on until the rest should take no longer; unset = 5 s
+	Bandwidth     int64                  `protobuf:"varint,3,opt,name=bandwidth,proto3" json:"bandwidth,omitempty"`                       // bits per second; 0 = unlimited
+	Snapshots     bool                   `protobuf:"varint,4,opt,name=snapshots,proto3" json:"snapshots,omitempty"`                       // they move too
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MigrationSettings) Reset() {
+	*x = MigrationSettings{}
+	mi := &file_reflejo_v1_server_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MigrationSettings) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MigrationSettings) ProtoMessage() {}
+
+func (x *MigrationSettings) ProtoReflect() protoreflect.Message {
+	mi := &file_reflejo_v1_server_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MigrationSettings.ProtoReflect.Descriptor instead.
+func (*MigrationSettings) Descriptor() ([]byte, []int) {
+	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *MigrationSettings) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+func (x *MigrationSettings) GetMaxDowntime() *durationpb.Duration {
+	if x != nil {
+		return x.MaxDowntime
+	}
+	return nil
+}
+
+func (x *MigrationSettings) GetBandwidth() int64 {
+	if x != nil {
+		return x.Bandwidth
+	}
+	return 0
+}
+
+func (x *MigrationSettings) GetSnapshots() bool {
+	if x != nil {
+		return x.Snapshots
+	}
+	return false
+}
+
 type Cpu struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	MilliCores    int64                  `protobuf:"varint,1,opt,name=milli_cores,json=milliCores,proto3" json:"milli_cores,omitempty"`
@@ -276,7 +600,7 @@ type Cpu struct {
 
 func (x *Cpu) Reset() {
 	*x = Cpu{}
-	mi := &file_reflejo_v1_server_proto_msgTypes[1]
+	mi := &file_reflejo_v1_server_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -288,7 +612,7 @@ func (x *Cpu) String() string {
 func (*Cpu) ProtoMessage() {}
 
 func (x *Cpu) ProtoReflect() protoreflect.Message {
-	mi := &file_reflejo_v1_server_proto_msgTypes[1]
+	mi := &file_reflejo_v1_server_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -301,7 +625,7 @@ func (x *Cpu) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cpu.ProtoReflect.Descriptor instead.
 func (*Cpu) Descriptor() ([]byte, []int) {
-	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{1}
+	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Cpu) GetMilliCores() int64 {
@@ -336,7 +660,7 @@ type Memory struct {
 
 func (x *Memory) Reset() {
 	*x = Memory{}
-	mi := &file_reflejo_v1_server_proto_msgTypes[2]
+	mi := &file_reflejo_v1_server_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -348,7 +672,7 @@ func (x *Memory) String() string {
 func (*Memory) ProtoMessage() {}
 
 func (x *Memory) ProtoReflect() protoreflect.Message {
-	mi := &file_reflejo_v1_server_proto_msgTypes[2]
+	mi := &file_reflejo_v1_server_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -361,7 +685,7 @@ func (x *Memory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Memory.ProtoReflect.Descriptor instead.
 func (*Memory) Descriptor() ([]byte, []int) {
-	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{2}
+	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Memory) GetMax() int64 {
@@ -398,7 +722,7 @@ type Disk struct {
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_reflejo_v1_server_proto_msgTypes[3]
+	mi := &file_reflejo_v1_server_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -410,7 +734,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_reflejo_v1_server_proto_msgTypes[3]
+	mi := &file_reflejo_v1_server_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -423,7 +747,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{3}
+	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Disk) GetSize() int64 {
@@ -476,7 +800,7 @@ type Nic struct {
 
 func (x *Nic) Reset() {
 	*x = Nic{}
-	mi := &file_reflejo_v1_server_proto_msgTypes[4]
+	mi := &file_reflejo_v1_server_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -488,7 +812,7 @@ func (x *Nic) String() string {
 func (*Nic) ProtoMessage() {}
 
 func (x *Nic) ProtoReflect() protoreflect.Message {
-	mi := &file_reflejo_v1_server_proto_msgTypes[4]
+	mi := &file_reflejo_v1_server_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -501,7 +825,7 @@ func (x *Nic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Nic.ProtoReflect.Descriptor instead.
 func (*Nic) Descriptor() ([]byte, []int) {
-	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{4}
+	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Nic) GetNetwork() string {
@@ -564,7 +888,7 @@ type Publish struct {
 
 func (x *Publish) Reset() {
 	*x = Publish{}
-	mi := &file_reflejo_v1_server_proto_msgTypes[5]
+	mi := &file_reflejo_v1_server_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -576,7 +900,7 @@ func (x *Publish) String() string {
 func (*Publish) ProtoMessage() {}
 
 func (x *Publish) ProtoReflect() protoreflect.Message {
-	mi := &file_reflejo_v1_server_proto_msgTypes[5]
+	mi := &file_reflejo_v1_server_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -589,7 +913,7 @@ func (x *Publish) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Publish.ProtoReflect.Descriptor instead.
 func (*Publish) Descriptor() ([]byte, []int) {
-	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{5}
+	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Publish) GetProtocol() string {
@@ -624,7 +948,7 @@ type Allow struct {
 
 func (x *Allow) Reset() {
 	*x = Allow{}
-	mi := &file_reflejo_v1_server_proto_msgTypes[6]
+	mi := &file_reflejo_v1_server_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -636,7 +960,7 @@ func (x *Allow) String() string {
 func (*Allow) ProtoMessage() {}
 
 func (x *Allow) ProtoReflect() protoreflect.Message {
-	mi := &file_reflejo_v1_server_proto_msgTypes[6]
+	mi := &file_reflejo_v1_server_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -649,7 +973,7 @@ func (x *Allow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Allow.ProtoReflect.Descriptor instead.
 func (*Allow) Descriptor() ([]byte, []int) {
-	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{6}
+	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Allow) GetFrom() string {
@@ -688,13 +1012,14 @@ type Server struct {
 	Usage         *ServerUsage           `protobuf:"bytes,10,opt,name=usage,proto3" json:"usage,omitempty"`                          // in GetServer and ListServers with usage set
 	ImageName     string                 `protobuf:"bytes,11,opt,name=image_name,json=imageName,proto3" json:"image_name,omitempty"` // "" if it has been deleted or renamed away
 	Messages      []*Message             `protobuf:"bytes,12,rep,name=messages,proto3" json:"messages,omitempty"`                    // what an operator should know ("started again after the host rebooted")
+	MovedTo       string                 `protobuf:"bytes,13,opt,name=moved_to,json=movedTo,proto3" json:"moved_to,omitempty"`       // the host that has it now, in the last view of a migration
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Server) Reset() {
 	*x = Server{}
-	mi := &file_reflejo_v1_server_proto_msgTypes[7]
+	mi := &file_reflejo_v1_server_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -706,7 +1031,7 @@ func (x *Server) String() string {
 func (*Server) ProtoMessage() {}
 
 func (x *Server) ProtoReflect() protoreflect.Message {
-	mi := &file_reflejo_v1_server_proto_msgTypes[7]
+	mi := &file_reflejo_v1_server_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -719,7 +1044,7 @@ func (x *Server) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Server.ProtoReflect.Descriptor instead.
 func (*Server) Descriptor() ([]byte, []int) {
-	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{7}
+	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Server) GetSpec() *ServerSpec {
@@ -806,6 +1131,13 @@ func (x *Server) GetMessages() []*Message {
 	return nil
 }
 
+func (x *Server) GetMovedTo() string {
+	if x != nil {
+		return x.MovedTo
+	}
+	return ""
+}
+
 type Message struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Time          *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
@@ -816,7 +1148,7 @@ type Message struct {
 
 func (x *Message) Reset() {
 	*x = Message{}
-	mi := &file_reflejo_v1_server_proto_msgTypes[8]
+	mi := &file_reflejo_v1_server_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -828,7 +1160,7 @@ func (x *Message) String() string {
 func (*Message) ProtoMessage() {}
 
 func (x *Message) ProtoReflect() protoreflect.Message {
-	mi := &file_reflejo_v1_server_proto_msgTypes[8]
+	mi := &file_reflejo_v1_server_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -841,7 +1173,7 @@ func (x *Message) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Message.ProtoReflect.Descriptor instead.
 func (*Message) Descriptor() ([]byte, []int) {
-	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{8}
+	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Message) GetTime() *timestamppb.Timestamp {
@@ -869,7 +1201,7 @@ type NicStatus struct {
 
 func (x *NicStatus) Reset() {
 	*x = NicStatus{}
-	mi := &file_reflejo_v1_server_proto_msgTypes[9]
+	mi := &file_reflejo_v1_server_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -881,7 +1213,7 @@ func (x *NicStatus) String() string {
 func (*NicStatus) ProtoMessage() {}
 
 func (x *NicStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_reflejo_v1_server_proto_msgTypes[9]
+	mi := &file_reflejo_v1_server_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -894,7 +1226,7 @@ func (x *NicStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NicStatus.ProtoReflect.Descriptor instead.
 func (*NicStatus) Descriptor() ([]byte, []int) {
-	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{9}
+	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *NicStatus) GetAddress() string {
@@ -920,7 +1252,7 @@ func (x *NicStatus) GetNetwork() string {
 
 type Operation struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"` // create, update, start, stop, suspend, resume, reboot, delete
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"` // create, update, start, stop, suspend, resume, reboot, delete, snapshot, restore, migrate
 	Step          string                 `protobuf:"bytes,2,opt,name=step,proto3" json:"step,omitempty"` // what it is at
 	StepIndex     uint32                 `protobuf:"varint,3,opt,name=step_index,json=stepIndex,proto3" json:"step_index,omitempty"`
 	Steps         uint32                 `protobuf:"varint,4,opt,name=steps,proto3" json:"steps,omitempty"`
@@ -929,13 +1261,15 @@ type Operation struct {
 	ErrorKind     string                 `protobuf:"bytes,7,opt,name=error_kind,json=errorKind,proto3" json:"error_kind,omitempty"`
 	Done          bool                   `protobuf:"varint,8,opt,name=done,proto3" json:"done,omitempty"`
 	ErrorField    string                 `protobuf:"bytes,9,opt,name=error_field,json=errorField,proto3" json:"error_field,omitempty"` // the attribute to blame, if one is
+	BytesDone     int64                  `protobuf:"varint,10,opt,name=bytes_done,json=bytesDone,proto3" json:"bytes_done,omitempty"`  // of a long step; 0 of 0 where nothing is counted
+	BytesTotal    int64                  `protobuf:"varint,11,opt,name=bytes_total,json=bytesTotal,proto3" json:"bytes_total,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Operation) Reset() {
 	*x = Operation{}
-	mi := &file_reflejo_v1_server_proto_msgTypes[10]
+	mi := &file_reflejo_v1_server_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -947,7 +1281,7 @@ func (x *Operation) String() string {
 func (*Operation) ProtoMessage() {}
 
 func (x *Operation) ProtoReflect() protoreflect.Message {
-	mi := &file_reflejo_v1_server_proto_msgTypes[10]
+	mi := &file_reflejo_v1_server_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -960,7 +1294,7 @@ func (x *Operation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Operation.ProtoReflect.Descriptor instead.
 func (*Operation) Descriptor() ([]byte, []int) {
-	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{10}
+	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Operation) GetKind() string {
@@ -1026,6 +1360,20 @@ func (x *Operation) GetErrorField() string {
 	return ""
 }
 
+func (x *Operation) GetBytesDone() int64 {
+	if x != nil {
+		return x.BytesDone
+	}
+	return 0
+}
+
+func (x *Operation) GetBytesTotal() int64 {
+	if x != nil {
+		return x.BytesTotal
+	}
+	return 0
+}
+
 type ServerUsage struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Cpu           *durationpb.Duration   `protobuf:"bytes,1,opt,name=cpu,proto3" json:"cpu,omitempty"`
@@ -1043,7 +1391,7 @@ type ServerUsage struct {
 
 func (x *ServerUsage) Reset() {
 	*x = ServerUsage{}
-	mi := &file_reflejo_v1_server_proto_msgTypes[11]
+	mi := &file_reflejo_v1_server_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1055,7 +1403,7 @@ func (x *ServerUsage) String() string {
 func (*ServerUsage) ProtoMessage() {}
 
 func (x *ServerUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_reflejo_v1_server_proto_msgTypes[11]
+	mi := &file_reflejo_v1_server_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1068,7 +1416,7 @@ func (x *ServerUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerUsage.ProtoReflect.Descriptor instead.
 func (*ServerUsage) Descriptor() ([]byte, []int) {
-	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{11}
+	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ServerUsage) GetCpu() *durationpb.Duration {
@@ -1143,7 +1491,7 @@ type CreateServerRequest struct {
 
 func (x *CreateServerRequest) Reset() {
 	*x = CreateServerRequest{}
-	mi := &file_reflejo_v1_server_proto_msgTypes[12]
+	mi := &file_reflejo_v1_server_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1155,7 +1503,7 @@ func (x *CreateServerRequest) String() string {
 func (*CreateServerRequest) ProtoMessage() {}
 
 func (x *CreateServerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reflejo_v1_server_proto_msgTypes[12]
+	mi := &file_reflejo_v1_server_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1168,7 +1516,7 @@ func (x *CreateServerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateServerRequest.ProtoReflect.Descriptor instead.
 func (*CreateServerRequest) Descriptor() ([]byte, []int) {
-	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{12}
+	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *CreateServerRequest) GetSpec() *ServerSpec {
@@ -1187,7 +1535,7 @@ type CreateServerResponse struct {
 
 func (x *CreateServerResponse) Reset() {
 	*x = CreateServerResponse{}
-	mi := &file_reflejo_v1_server_proto_msgTypes[13]
+	mi := &file_reflejo_v1_server_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1199,7 +1547,7 @@ func (x *CreateServerResponse) String() string {
 func (*CreateServerResponse) ProtoMessage() {}
 
 func (x *CreateServerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reflejo_v1_server_proto_msgTypes[13]
+	mi := &file_reflejo_v1_server_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1212,7 +1560,7 @@ func (x *CreateServerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateServerResponse.ProtoReflect.Descriptor instead.
 func (*CreateServerResponse) Descriptor() ([]byte, []int) {
-	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{13}
+	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CreateServerResponse) GetServer() *Server {
@@ -1231,7 +1579,7 @@ type UpdateServerRequest struct {
 
 func (x *UpdateServerRequest) Reset() {
 	*x = UpdateServerRequest{}
-	mi := &file_reflejo_v1_server_proto_msgTypes[14]
+	mi := &file_reflejo_v1_server_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1243,7 +1591,7 @@ func (x *UpdateServerRequest) String() string {
 func (*UpdateServerRequest) ProtoMessage() {}
 
 func (x *UpdateServerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reflejo_v1_server_proto_msgTypes[14]
+	mi := &file_reflejo_v1_server_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1256,7 +1604,7 @@ func (x *UpdateServerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateServerRequest.ProtoReflect.Descriptor instead.
 func (*UpdateServerRequest) Descriptor() ([]byte, []int) {
-	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{14}
+	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *UpdateServerRequest) GetSpec() *ServerSpec {
@@ -1275,7 +1623,7 @@ type UpdateServerResponse struct {
 
 func (x *UpdateServerResponse) Reset() {
 	*x = UpdateServerResponse{}
-	mi := &file_reflejo_v1_server_proto_msgTypes[15]
+	mi := &file_reflejo_v1_server_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1287,7 +1635,7 @@ func (x *UpdateServerResponse) String() string {
 func (*UpdateServerResponse) ProtoMessage() {}
 
 func (x *UpdateServerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reflejo_v1_server_proto_msgTypes[15]
+	mi := &file_reflejo_v1_server_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1300,7 +1648,7 @@ func (x *UpdateServerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateServerResponse.ProtoReflect.Descriptor instead.
 func (*UpdateServerResponse) Descriptor() ([]byte, []int) {
-	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{15}
+	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *UpdateServerResponse) GetServer() *Server {
@@ -1321,7 +1669,7 @@ type SetPowerRequest struct {
 
 func (x *SetPowerRequest) Reset() {
 	*x = SetPowerRequest{}
-	mi := &file_reflejo_v1_server_proto_msgTypes[16]
+	mi := &file_reflejo_v1_server_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1333,7 +1681,7 @@ func (x *SetPowerRequest) String() string {
 func (*SetPowerRequest) ProtoMessage() {}
 
 func (x *SetPowerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reflejo_v1_server_proto_msgTypes[16]
+	mi := &file_reflejo_v1_server_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1346,7 +1694,7 @@ func (x *SetPowerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPowerRequest.ProtoReflect.Descriptor instead.
 func (*SetPowerRequest) Descriptor() ([]byte, []int) {
-	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{16}
+	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SetPowerRequest) GetId() string {
@@ -1379,7 +1727,7 @@ type SetPowerResponse struct {
 
 func (x *SetPowerResponse) Reset() {
 	*x = SetPowerResponse{}
-	mi := &file_reflejo_v1_server_proto_msgTypes[17]
+	mi := &file_reflejo_v1_server_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1391,7 +1739,7 @@ func (x *SetPowerResponse) String() string {
 func (*SetPowerResponse) ProtoMessage() {}
 
 func (x *SetPowerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reflejo_v1_server_proto_msgTypes[17]
+	mi := &file_reflejo_v1_server_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1404,7 +1752,7 @@ func (x *SetPowerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPowerResponse.ProtoReflect.Descriptor instead.
 func (*SetPowerResponse) Descriptor() ([]byte, []int) {
-	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{17}
+	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SetPowerResponse) GetServer() *Server {
@@ -1423,7 +1771,7 @@ type DeleteServerRequest struct {
 
 func (x *DeleteServerRequest) Reset() {
 	*x = DeleteServerRequest{}
-	mi := &file_reflejo_v1_server_proto_msgTypes[18]
+	mi := &file_reflejo_v1_server_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1435,7 +1783,7 @@ func (x *DeleteServerRequest) String() string {
 func (*DeleteServerRequest) ProtoMessage() {}
 
 func (x *DeleteServerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reflejo_v1_server_proto_msgTypes[18]
+	mi := &file_reflejo_v1_server_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1448,7 +1796,7 @@ func (x *DeleteServerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteServerRequest.ProtoReflect.Descriptor instead.
 func (*DeleteServerRequest) Descriptor() ([]byte, []int) {
-	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{18}
+	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DeleteServerRequest) GetId() string {
@@ -1466,7 +1814,7 @@ type DeleteServerResponse struct {
 
 func (x *DeleteServerResponse) Reset() {
 	*x = DeleteServerResponse{}
-	mi := &file_reflejo_v1_server_proto_msgTypes[19]
+	mi := &file_reflejo_v1_server_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1478,7 +1826,7 @@ func (x *DeleteServerResponse) String() string {
 func (*DeleteServerResponse) ProtoMessage() {}
 
 func (x *DeleteServerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reflejo_v1_server_proto_msgTypes[19]
+	mi := &file_reflejo_v1_server_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1491,7 +1839,375 @@ func (x *DeleteServerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteServerResponse.ProtoReflect.Descriptor instead.
 func (*DeleteServerResponse) Descriptor() ([]byte, []int) {
-	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{19}
+	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{23}
+}
+
+type PrepareMigrationRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Server        *Server                `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`                                     // as the source shows it
+	Source        string                 `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`                                     // host
+	SnapshotBytes int64                  `protobuf:"varint,3,opt,name=snapshot_bytes,json=snapshotBytes,proto3" json:"snapshot_bytes,omitempty"` // what the snapshots that move along reserve
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PrepareMigrationRequest) Reset() {
+	*x = PrepareMigrationRequest{}
+	mi := &file_reflejo_v1_server_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PrepareMigrationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PrepareMigrationRequest) ProtoMessage() {}
+
+func (x *PrepareMigrationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_reflejo_v1_server_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PrepareMigrationRequest.ProtoReflect.Descriptor instead.
+func (*PrepareMigrationRequest) Descriptor() ([]byte, []int) {
+	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *PrepareMigrationRequest) GetServer() *Server {
+	if x != nil {
+		return x.Server
+	}
+	return nil
+}
+
+func (x *PrepareMigrationRequest) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *PrepareMigrationRequest) GetSnapshotBytes() int64 {
+	if x != nil {
+		return x.SnapshotBytes
+	}
+	return 0
+}
+
+type PrepareMigrationResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ticket        string                 `protobuf:"bytes,1,opt,name=ticket,proto3" json:"ticket,omitempty"`     // a secret
+	Endpoint      string                 `protobuf:"bytes,2,opt,name=endpoint,proto3" json:"endpoint,omitempty"` // address and port for agents, "" = the host of the API's address, port 7444
+	ExpiresAt     *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PrepareMigrationResponse) Reset() {
+	*x = PrepareMigrationResponse{}
+	mi := &file_reflejo_v1_server_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PrepareMigrationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PrepareMigrationResponse) ProtoMessage() {}
+
+func (x *PrepareMigrationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_reflejo_v1_server_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PrepareMigrationResponse.ProtoReflect.Descriptor instead.
+func (*PrepareMigrationResponse) Descriptor() ([]byte, []int) {
+	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *PrepareMigrationResponse) GetTicket() string {
+	if x != nil {
+		return x.Ticket
+	}
+	return ""
+}
+
+func (x *PrepareMigrationResponse) GetEndpoint() string {
+	if x != nil {
+		return x.Endpoint
+	}
+	return ""
+}
+
+func (x *PrepareMigrationResponse) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
+
+type MigrateServerRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`             // id or name
+	Target        string                 `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`     // host
+	Endpoint      string                 `protobuf:"bytes,3,opt,name=endpoint,proto3" json:"endpoint,omitempty"` // address and port
+	Ticket        string                 `protobuf:"bytes,4,opt,name=ticket,proto3" json:"ticket,omitempty"`
+	Settings      *MigrationSettings     `protobuf:"bytes,5,opt,name=settings,proto3" json:"settings,omitempty"` // unset = the server's own
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MigrateServerRequest) Reset() {
+	*x = MigrateServerRequest{}
+	mi := &file_reflejo_v1_server_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MigrateServerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MigrateServerRequest) ProtoMessage() {}
+
+func (x *MigrateServerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_reflejo_v1_server_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MigrateServerRequest.ProtoReflect.Descriptor instead.
+func (*MigrateServerRequest) Descriptor() ([]byte, []int) {
+	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *MigrateServerRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *MigrateServerRequest) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *MigrateServerRequest) GetEndpoint() string {
+	if x != nil {
+		return x.Endpoint
+	}
+	return ""
+}
+
+func (x *MigrateServerRequest) GetTicket() string {
+	if x != nil {
+		return x.Ticket
+	}
+	return ""
+}
+
+func (x *MigrateServerRequest) GetSettings() *MigrationSettings {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
+}
+
+type MigrateServerResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Server        *Server                `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MigrateServerResponse) Reset() {
+	*x = MigrateServerResponse{}
+	mi := &file_reflejo_v1_server_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MigrateServerResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MigrateServerResponse) ProtoMessage() {}
+
+func (x *MigrateServerResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_reflejo_v1_server_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MigrateServerResponse.ProtoReflect.Descriptor instead.
+func (*MigrateServerResponse) Descriptor() ([]byte, []int) {
+	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *MigrateServerResponse) GetServer() *Server {
+	if x != nil {
+		return x.Server
+	}
+	return nil
+}
+
+type RecoverServerRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Spec          *ServerSpec            `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`                         // as wanted now
+	LostHost      string                 `protobuf:"bytes,2,opt,name=lost_host,json=lostHost,proto3" json:"lost_host,omitempty"` // where it was
+	Target        string                 `protobuf:"bytes,3,opt,name=target,proto3" json:"target,omitempty"`                     // of the backups; "" = spec.backup_policy's
+	Backup        string                 `protobuf:"bytes,4,opt,name=backup,proto3" json:"backup,omitempty"`                     // id; "" = the newest
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecoverServerRequest) Reset() {
+	*x = RecoverServerRequest{}
+	mi := &file_reflejo_v1_server_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecoverServerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecoverServerRequest) ProtoMessage() {}
+
+func (x *RecoverServerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_reflejo_v1_server_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecoverServerRequest.ProtoReflect.Descriptor instead.
+func (*RecoverServerRequest) Descriptor() ([]byte, []int) {
+	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *RecoverServerRequest) GetSpec() *ServerSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+func (x *RecoverServerRequest) GetLostHost() string {
+	if x != nil {
+		return x.LostHost
+	}
+	return ""
+}
+
+func (x *RecoverServerRequest) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *RecoverServerRequest) GetBackup() string {
+	if x != nil {
+		return x.Backup
+	}
+	return ""
+}
+
+type RecoverServerResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Server        *Server                `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`
+	Backup        string                 `protobuf:"bytes,2,opt,name=backup,proto3" json:"backup,omitempty"`                     // the one it starts from
+	BackupAt      *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=backup_at,json=backupAt,proto3" json:"backup_at,omitempty"` // what was written after that is lost
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecoverServerResponse) Reset() {
+	*x = RecoverServerResponse{}
+	mi := &file_reflejo_v1_server_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecoverServerResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecoverServerResponse) ProtoMessage() {}
+
+func (x *RecoverServerResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_reflejo_v1_server_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecoverServerResponse.ProtoReflect.Descriptor instead.
+func (*RecoverServerResponse) Descriptor() ([]byte, []int) {
+	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *RecoverServerResponse) GetServer() *Server {
+	if x != nil {
+		return x.Server
+	}
+	return nil
+}
+
+func (x *RecoverServerResponse) GetBackup() string {
+	if x != nil {
+		return x.Backup
+	}
+	return ""
+}
+
+func (x *RecoverServerResponse) GetBackupAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.BackupAt
+	}
+	return nil
 }
 
 type GetServerRequest struct {
@@ -1504,7 +2220,7 @@ type GetServerRequest struct {
 
 func (x *GetServerRequest) Reset() {
 	*x = GetServerRequest{}
-	mi := &file_reflejo_v1_server_proto_msgTypes[20]
+	mi := &file_reflejo_v1_server_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1516,7 +2232,7 @@ func (x *GetServerRequest) String() string {
 func (*GetServerRequest) ProtoMessage() {}
 
 func (x *GetServerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reflejo_v1_server_proto_msgTypes[20]
+	mi := &file_reflejo_v1_server_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1529,7 +2245,7 @@ func (x *GetServerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerRequest.ProtoReflect.Descriptor instead.
 func (*GetServerRequest) Descriptor() ([]byte, []int) {
-	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{20}
+	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GetServerRequest) GetId() string {
@@ -1555,7 +2271,7 @@ type GetServerResponse struct {
 
 func (x *GetServerResponse) Reset() {
 	*x = GetServerResponse{}
-	mi := &file_reflejo_v1_server_proto_msgTypes[21]
+	mi := &file_reflejo_v1_server_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1567,7 +2283,7 @@ func (x *GetServerResponse) String() string {
 func (*GetServerResponse) ProtoMessage() {}
 
 func (x *GetServerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reflejo_v1_server_proto_msgTypes[21]
+	mi := &file_reflejo_v1_server_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1580,7 +2296,7 @@ func (x *GetServerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerResponse.ProtoReflect.Descriptor instead.
 func (*GetServerResponse) Descriptor() ([]byte, []int) {
-	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{21}
+	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *GetServerResponse) GetServer() *Server {
@@ -1599,7 +2315,7 @@ type ListServersRequest struct {
 
 func (x *ListServersRequest) Reset() {
 	*x = ListServersRequest{}
-	mi := &file_reflejo_v1_server_proto_msgTypes[22]
+	mi := &file_reflejo_v1_server_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1611,7 +2327,7 @@ func (x *ListServersRequest) String() string {
 func (*ListServersRequest) ProtoMessage() {}
 
 func (x *ListServersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reflejo_v1_server_proto_msgTypes[22]
+	mi := &file_reflejo_v1_server_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1624,7 +2340,7 @@ func (x *ListServersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListServersRequest.ProtoReflect.Descriptor instead.
 func (*ListServersRequest) Descriptor() ([]byte, []int) {
-	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{22}
+	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListServersRequest) GetUsage() bool {
@@ -1643,7 +2359,7 @@ type ListServersResponse struct {
 
 func (x *ListServersResponse) Reset() {
 	*x = ListServersResponse{}
-	mi := &file_reflejo_v1_server_proto_msgTypes[23]
+	mi := &file_reflejo_v1_server_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1655,7 +2371,7 @@ func (x *ListServersResponse) String() string {
 func (*ListServersResponse) ProtoMessage() {}
 
 func (x *ListServersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reflejo_v1_server_proto_msgTypes[23]
+	mi := &file_reflejo_v1_server_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1668,7 +2384,7 @@ func (x *ListServersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListServersResponse.ProtoReflect.Descriptor instead.
 func (*ListServersResponse) Descriptor() ([]byte, []int) {
-	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{23}
+	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListServersResponse) GetServers() []*Server {
@@ -1688,7 +2404,7 @@ type WatchServerRequest struct {
 
 func (x *WatchServerRequest) Reset() {
 	*x = WatchServerRequest{}
-	mi := &file_reflejo_v1_server_proto_msgTypes[24]
+	mi := &file_reflejo_v1_server_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1700,7 +2416,7 @@ func (x *WatchServerRequest) String() string {
 func (*WatchServerRequest) ProtoMessage() {}
 
 func (x *WatchServerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reflejo_v1_server_proto_msgTypes[24]
+	mi := &file_reflejo_v1_server_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1713,7 +2429,7 @@ func (x *WatchServerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchServerRequest.ProtoReflect.Descriptor instead.
 func (*WatchServerRequest) Descriptor() ([]byte, []int) {
-	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{24}
+	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *WatchServerRequest) GetId() string {
@@ -1740,7 +2456,7 @@ type WatchServerResponse struct {
 
 func (x *WatchServerResponse) Reset() {
 	*x = WatchServerResponse{}
-	mi := &file_reflejo_v1_server_proto_msgTypes[25]
+	mi := &file_reflejo_v1_server_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1752,7 +2468,7 @@ func (x *WatchServerResponse) String() string {
 func (*WatchServerResponse) ProtoMessage() {}
 
 func (x *WatchServerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reflejo_v1_server_proto_msgTypes[25]
+	mi := &file_reflejo_v1_server_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1765,7 +2481,7 @@ func (x *WatchServerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchServerResponse.ProtoReflect.Descriptor instead.
 func (*WatchServerResponse) Descriptor() ([]byte, []int) {
-	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{25}
+	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *WatchServerResponse) GetServer() *Server {
@@ -1797,7 +2513,7 @@ type ExecRequest struct {
 
 func (x *ExecRequest) Reset() {
 	*x = ExecRequest{}
-	mi := &file_reflejo_v1_server_proto_msgTypes[26]
+	mi := &file_reflejo_v1_server_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1809,7 +2525,7 @@ func (x *ExecRequest) String() string {
 func (*ExecRequest) ProtoMessage() {}
 
 func (x *ExecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reflejo_v1_server_proto_msgTypes[26]
+	mi := &file_reflejo_v1_server_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1822,7 +2538,7 @@ func (x *ExecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecRequest.ProtoReflect.Descriptor instead.
 func (*ExecRequest) Descriptor() ([]byte, []int) {
-	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{26}
+	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ExecRequest) GetPart() isExecRequest_Part {
@@ -1911,7 +2627,7 @@ type ExecStart struct {
 
 func (x *ExecStart) Reset() {
 	*x = ExecStart{}
-	mi := &file_reflejo_v1_server_proto_msgTypes[27]
+	mi := &file_reflejo_v1_server_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1923,7 +2639,7 @@ func (x *ExecStart) String() string {
 func (*ExecStart) ProtoMessage() {}
 
 func (x *ExecStart) ProtoReflect() protoreflect.Message {
-	mi := &file_reflejo_v1_server_proto_msgTypes[27]
+	mi := &file_reflejo_v1_server_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1936,7 +2652,7 @@ func (x *ExecStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
 func (*ExecStart) Descriptor() ([]byte, []int) {
-	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{27}
+	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ExecStart) GetId() string {
@@ -1998,7 +2714,7 @@ type WindowSize struct {
 
 func (x *WindowSize) Reset() {
 	*x = WindowSize{}
-	mi := &file_reflejo_v1_server_proto_msgTypes[28]
+	mi := &file_reflejo_v1_server_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2010,7 +2726,7 @@ func (x *WindowSize) String() string {
 func (*WindowSize) ProtoMessage() {}
 
 func (x *WindowSize) ProtoReflect() protoreflect.Message {
-	mi := &file_reflejo_v1_server_proto_msgTypes[28]
+	mi := &file_reflejo_v1_server_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2023,7 +2739,7 @@ func (x *WindowSize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WindowSize.ProtoReflect.Descriptor instead.
 func (*WindowSize) Descriptor() ([]byte, []int) {
-	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{28}
+	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *WindowSize) GetRows() uint32 {
@@ -2054,7 +2770,7 @@ type ExecResponse struct {
 
 func (x *ExecResponse) Reset() {
 	*x = ExecResponse{}
-	mi := &file_reflejo_v1_server_proto_msgTypes[29]
+	mi := &file_reflejo_v1_server_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2066,7 +2782,7 @@ func (x *ExecResponse) String() string {
 func (*ExecResponse) ProtoMessage() {}
 
 func (x *ExecResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reflejo_v1_server_proto_msgTypes[29]
+	mi := &file_reflejo_v1_server_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2079,7 +2795,7 @@ func (x *ExecResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecResponse.ProtoReflect.Descriptor instead.
 func (*ExecResponse) Descriptor() ([]byte, []int) {
-	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{29}
+	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ExecResponse) GetPart() isExecResponse_Part {
@@ -2152,7 +2868,7 @@ type ConsoleRequest struct {
 
 func (x *ConsoleRequest) Reset() {
 	*x = ConsoleRequest{}
-	mi := &file_reflejo_v1_server_proto_msgTypes[30]
+	mi := &file_reflejo_v1_server_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2164,7 +2880,7 @@ func (x *ConsoleRequest) String() string {
 func (*ConsoleRequest) ProtoMessage() {}
 
 func (x *ConsoleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reflejo_v1_server_proto_msgTypes[30]
+	mi := &file_reflejo_v1_server_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2177,7 +2893,7 @@ func (x *ConsoleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsoleRequest.ProtoReflect.Descriptor instead.
 func (*ConsoleRequest) Descriptor() ([]byte, []int) {
-	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{30}
+	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ConsoleRequest) GetPart() isConsoleRequest_Part {
@@ -2245,7 +2961,7 @@ type ConsoleResponse struct {
 
 func (x *ConsoleResponse) Reset() {
 	*x = ConsoleResponse{}
-	mi := &file_reflejo_v1_server_proto_msgTypes[31]
+	mi := &file_reflejo_v1_server_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2257,7 +2973,7 @@ func (x *ConsoleResponse) String() string {
 func (*ConsoleResponse) ProtoMessage() {}
 
 func (x *ConsoleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reflejo_v1_server_proto_msgTypes[31]
+	mi := &file_reflejo_v1_server_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2270,7 +2986,7 @@ func (x *ConsoleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsoleResponse.ProtoReflect.Descriptor instead.
 func (*ConsoleResponse) Descriptor() ([]byte, []int) {
-	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{31}
+	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ConsoleResponse) GetData() []byte {
@@ -2290,7 +3006,7 @@ type ReadConsoleLogRequest struct {
 
 func (x *ReadConsoleLogRequest) Reset() {
 	*x = ReadConsoleLogRequest{}
-	mi := &file_reflejo_v1_server_proto_msgTypes[32]
+	mi := &file_reflejo_v1_server_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2302,7 +3018,7 @@ func (x *ReadConsoleLogRequest) String() string {
 func (*ReadConsoleLogRequest) ProtoMessage() {}
 
 func (x *ReadConsoleLogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reflejo_v1_server_proto_msgTypes[32]
+	mi := &file_reflejo_v1_server_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2315,7 +3031,7 @@ func (x *ReadConsoleLogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadConsoleLogRequest.ProtoReflect.Descriptor instead.
 func (*ReadConsoleLogRequest) Descriptor() ([]byte, []int) {
-	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{32}
+	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ReadConsoleLogRequest) GetId() string {
@@ -2341,7 +3057,7 @@ type ReadConsoleLogResponse struct {
 
 func (x *ReadConsoleLogResponse) Reset() {
 	*x = ReadConsoleLogResponse{}
-	mi := &file_reflejo_v1_server_proto_msgTypes[33]
+	mi := &file_reflejo_v1_server_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2353,7 +3069,7 @@ func (x *ReadConsoleLogResponse) String() string {
 func (*ReadConsoleLogResponse) ProtoMessage() {}
 
 func (x *ReadConsoleLogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reflejo_v1_server_proto_msgTypes[33]
+	mi := &file_reflejo_v1_server_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2366,7 +3082,7 @@ func (x *ReadConsoleLogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadConsoleLogResponse.ProtoReflect.Descriptor instead.
 func (*ReadConsoleLogResponse) Descriptor() ([]byte, []int) {
-	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{33}
+	return file_reflejo_v1_server_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ReadConsoleLogResponse) GetData() []byte {
@@ -2381,7 +3097,7 @@ var File_reflejo_v1_server_proto protoreflect.FileDescriptor
 const file_reflejo_v1_server_proto_rawDesc = "" +
 	"\n" +
 	"\x17reflejo/v1/server.proto\x12\n" +
-	"reflejo.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xae\x06\n" +
+	"reflejo.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd4\b\n" +
 	"\n" +
 	"ServerSpec\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
@@ -2405,13 +3121,39 @@ const file_reflejo_v1_server_proto_rawDesc = "" +
 	"\x12first_boot_version\x18\x0f \x01(\tR\x10firstBootVersion\x12/\n" +
 	"\x13deletion_protection\x18\x10 \x01(\bR\x12deletionProtection\x12D\n" +
 	"\x10shutdown_timeout\x18\x11 \x01(\v2\x19.google.protobuf.DurationR\x0fshutdownTimeout\x12:\n" +
-	"\x06labels\x18\x12 \x03(\v2\".reflejo.v1.ServerSpec.LabelsEntryR\x06labels\x1aK\n" +
+	"\x06labels\x18\x12 \x03(\v2\".reflejo.v1.ServerSpec.LabelsEntryR\x06labels\x12!\n" +
+	"\frestore_from\x18\x13 \x01(\tR\vrestoreFrom\x12\x19\n" +
+	"\bclone_of\x18\x14 \x01(\tR\acloneOf\x12C\n" +
+	"\x0fsnapshot_policy\x18\x15 \x01(\v2\x1a.reflejo.v1.SnapshotPolicyR\x0esnapshotPolicy\x12=\n" +
+	"\rbackup_policy\x18\x16 \x01(\v2\x18.reflejo.v1.BackupPolicyR\fbackupPolicy\x12;\n" +
+	"\tmigration\x18\x17 \x01(\v2\x1d.reflejo.v1.MigrationSettingsR\tmigration\x12%\n" +
+	"\x0ekeep_snapshots\x18\x18 \x01(\bR\rkeepSnapshots\x1aK\n" +
 	"\fNetworkEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12%\n" +
 	"\x05value\x18\x02 \x01(\v2\x0f.reflejo.v1.NicR\x05value:\x028\x01\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"P\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"b\n" +
+	"\x0eSnapshotPolicy\x12\x1a\n" +
+	"\bschedule\x18\x01 \x01(\tR\bschedule\x12\x0e\n" +
+	"\x02on\x18\x02 \x03(\tR\x02on\x12$\n" +
+	"\x04keep\x18\x03 \x01(\v2\x10.reflejo.v1.KeepR\x04keep\"\x8a\x01\n" +
+	"\fBackupPolicy\x12\x1a\n" +
+	"\bschedule\x18\x01 \x01(\tR\bschedule\x12\x16\n" +
+	"\x06target\x18\x02 \x01(\tR\x06target\x12$\n" +
+	"\x04keep\x18\x03 \x01(\v2\x10.reflejo.v1.KeepR\x04keep\x12 \n" +
+	"\vincremental\x18\x04 \x01(\bR\vincremental\"z\n" +
+	"\x04Keep\x12\x12\n" +
+	"\x04last\x18\x01 \x01(\rR\x04last\x12\x16\n" +
+	"\x06hourly\x18\x02 \x01(\rR\x06hourly\x12\x14\n" +
+	"\x05daily\x18\x03 \x01(\rR\x05daily\x12\x16\n" +
+	"\x06weekly\x18\x04 \x01(\rR\x06weekly\x12\x18\n" +
+	"\amonthly\x18\x05 \x01(\rR\amonthly\"\xa1\x01\n" +
+	"\x11MigrationSettings\x12\x12\n" +
+	"\x04mode\x18\x01 \x01(\tR\x04mode\x12<\n" +
+	"\fmax_downtime\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\vmaxDowntime\x12\x1c\n" +
+	"\tbandwidth\x18\x03 \x01(\x03R\tbandwidth\x12\x1c\n" +
+	"\tsnapshots\x18\x04 \x01(\bR\tsnapshots\"P\n" +
 	"\x03Cpu\x12\x1f\n" +
 	"\vmilli_cores\x18\x01 \x01(\x03R\n" +
 	"milliCores\x12\x16\n" +
@@ -2446,7 +3188,7 @@ const file_reflejo_v1_server_proto_rawDesc = "" +
 	"\x05Allow\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x12\x1a\n" +
 	"\bprotocol\x18\x02 \x01(\tR\bprotocol\x12\x14\n" +
-	"\x05ports\x18\x03 \x01(\tR\x05ports\"\xc7\x04\n" +
+	"\x05ports\x18\x03 \x01(\tR\x05ports\"\xe2\x04\n" +
 	"\x06Server\x12*\n" +
 	"\x04spec\x18\x01 \x01(\v2\x16.reflejo.v1.ServerSpecR\x04spec\x12\x12\n" +
 	"\x04host\x18\x02 \x01(\tR\x04host\x12\x14\n" +
@@ -2465,7 +3207,8 @@ const file_reflejo_v1_server_proto_rawDesc = "" +
 	" \x01(\v2\x17.reflejo.v1.ServerUsageR\x05usage\x12\x1d\n" +
 	"\n" +
 	"image_name\x18\v \x01(\tR\timageName\x12/\n" +
-	"\bmessages\x18\f \x03(\v2\x13.reflejo.v1.MessageR\bmessages\x1aN\n" +
+	"\bmessages\x18\f \x03(\v2\x13.reflejo.v1.MessageR\bmessages\x12\x19\n" +
+	"\bmoved_to\x18\r \x01(\tR\amovedTo\x1aN\n" +
 	"\tNicsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12+\n" +
 	"\x05value\x18\x02 \x01(\v2\x15.reflejo.v1.NicStatusR\x05value:\x028\x01\"M\n" +
@@ -2475,7 +3218,7 @@ const file_reflejo_v1_server_proto_rawDesc = "" +
 	"\tNicStatus\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x10\n" +
 	"\x03mac\x18\x02 \x01(\tR\x03mac\x12\x18\n" +
-	"\anetwork\x18\x03 \x01(\tR\anetwork\"\x8d\x02\n" +
+	"\anetwork\x18\x03 \x01(\tR\anetwork\"\xcd\x02\n" +
 	"\tOperation\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04step\x18\x02 \x01(\tR\x04step\x12\x1d\n" +
@@ -2489,7 +3232,12 @@ const file_reflejo_v1_server_proto_rawDesc = "" +
 	"error_kind\x18\a \x01(\tR\terrorKind\x12\x12\n" +
 	"\x04done\x18\b \x01(\bR\x04done\x12\x1f\n" +
 	"\verror_field\x18\t \x01(\tR\n" +
-	"errorField\"\xc7\x02\n" +
+	"errorField\x12\x1d\n" +
+	"\n" +
+	"bytes_done\x18\n" +
+	" \x01(\x03R\tbytesDone\x12\x1f\n" +
+	"\vbytes_total\x18\v \x01(\x03R\n" +
+	"bytesTotal\"\xc7\x02\n" +
 	"\vServerUsage\x12+\n" +
 	"\x03cpu\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x03cpu\x12\x1f\n" +
 	"\vmemory_used\x18\x02 \x01(\x03R\n" +
@@ -2527,7 +3275,33 @@ const file_reflejo_v1_server_proto_rawDesc = "" +
 	"\x06server\x18\x01 \x01(\v2\x12.reflejo.v1.ServerR\x06server\"%\n" +
 	"\x13DeleteServerRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"\x16\n" +
-	"\x14DeleteServerResponse\"8\n" +
+	"\x14DeleteServerResponse\"\x84\x01\n" +
+	"\x17PrepareMigrationRequest\x12*\n" +
+	"\x06server\x18\x01 \x01(\v2\x12.reflejo.v1.ServerR\x06server\x12\x16\n" +
+	"\x06source\x18\x02 \x01(\tR\x06source\x12%\n" +
+	"\x0esnapshot_bytes\x18\x03 \x01(\x03R\rsnapshotBytes\"\x89\x01\n" +
+	"\x18PrepareMigrationResponse\x12\x16\n" +
+	"\x06ticket\x18\x01 \x01(\tR\x06ticket\x12\x1a\n" +
+	"\bendpoint\x18\x02 \x01(\tR\bendpoint\x129\n" +
+	"\n" +
+	"expires_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\"\xad\x01\n" +
+	"\x14MigrateServerRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06target\x18\x02 \x01(\tR\x06target\x12\x1a\n" +
+	"\bendpoint\x18\x03 \x01(\tR\bendpoint\x12\x16\n" +
+	"\x06ticket\x18\x04 \x01(\tR\x06ticket\x129\n" +
+	"\bsettings\x18\x05 \x01(\v2\x1d.reflejo.v1.MigrationSettingsR\bsettings\"C\n" +
+	"\x15MigrateServerResponse\x12*\n" +
+	"\x06server\x18\x01 \x01(\v2\x12.reflejo.v1.ServerR\x06server\"\x8f\x01\n" +
+	"\x14RecoverServerRequest\x12*\n" +
+	"\x04spec\x18\x01 \x01(\v2\x16.reflejo.v1.ServerSpecR\x04spec\x12\x1b\n" +
+	"\tlost_host\x18\x02 \x01(\tR\blostHost\x12\x16\n" +
+	"\x06target\x18\x03 \x01(\tR\x06target\x12\x16\n" +
+	"\x06backup\x18\x04 \x01(\tR\x06backup\"\x94\x01\n" +
+	"\x15RecoverServerResponse\x12*\n" +
+	"\x06server\x18\x01 \x01(\v2\x12.reflejo.v1.ServerR\x06server\x12\x16\n" +
+	"\x06backup\x18\x02 \x01(\tR\x06backup\x127\n" +
+	"\tbackup_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\bbackupAt\"8\n" +
 	"\x10GetServerRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05usage\x18\x02 \x01(\bR\x05usage\"?\n" +
@@ -2577,12 +3351,15 @@ const file_reflejo_v1_server_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06follow\x18\x02 \x01(\bR\x06follow\",\n" +
 	"\x16ReadConsoleLogResponse\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data2\x9d\x06\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data2\xa8\b\n" +
 	"\rServerService\x12Q\n" +
 	"\fCreateServer\x12\x1f.reflejo.v1.CreateServerRequest\x1a .reflejo.v1.CreateServerResponse\x12Q\n" +
 	"\fUpdateServer\x12\x1f.reflejo.v1.UpdateServerRequest\x1a .reflejo.v1.UpdateServerResponse\x12E\n" +
 	"\bSetPower\x12\x1b.reflejo.v1.SetPowerRequest\x1a\x1c.reflejo.v1.SetPowerResponse\x12Q\n" +
-	"\fDeleteServer\x12\x1f.reflejo.v1.DeleteServerRequest\x1a .reflejo.v1.DeleteServerResponse\x12H\n" +
+	"\fDeleteServer\x12\x1f.reflejo.v1.DeleteServerRequest\x1a .reflejo.v1.DeleteServerResponse\x12]\n" +
+	"\x10PrepareMigration\x12#.reflejo.v1.PrepareMigrationRequest\x1a$.reflejo.v1.PrepareMigrationResponse\x12T\n" +
+	"\rMigrateServer\x12 .reflejo.v1.MigrateServerRequest\x1a!.reflejo.v1.MigrateServerResponse\x12T\n" +
+	"\rRecoverServer\x12 .reflejo.v1.RecoverServerRequest\x1a!.reflejo.v1.RecoverServerResponse\x12H\n" +
 	"\tGetServer\x12\x1c.reflejo.v1.GetServerRequest\x1a\x1d.reflejo.v1.GetServerResponse\x12N\n" +
 	"\vListServers\x12\x1e.reflejo.v1.ListServersRequest\x1a\x1f.reflejo.v1.ListServersResponse\x12P\n" +
 	"\vWatchServer\x12\x1e.reflejo.v1.WatchServerRequest\x1a\x1f.reflejo.v1.WatchServerResponse0\x01\x12=\n" +
@@ -2603,112 +3380,141 @@ func file_reflejo_v1_server_proto_rawDescGZIP() []byte {
 }
 
 var file_reflejo_v1_server_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_reflejo_v1_server_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_reflejo_v1_server_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_reflejo_v1_server_proto_goTypes = []any{
-	(SetPowerRequest_Action)(0),    // 0: reflejo.v1.SetPowerRequest.Action
-	(*ServerSpec)(nil),             // 1: reflejo.v1.ServerSpec
-	(*Cpu)(nil),                    // 2: reflejo.v1.Cpu
-	(*Memory)(nil),                 // 3: reflejo.v1.Memory
-	(*Disk)(nil),                   // 4: reflejo.v1.Disk
-	(*Nic)(nil),                    // 5: reflejo.v1.Nic
-	(*Publish)(nil),                // 6: reflejo.v1.Publish
-	(*Allow)(nil),                  // 7: reflejo.v1.Allow
-	(*Server)(nil),                 // 8: reflejo.v1.Server
-	(*Message)(nil),                // 9: reflejo.v1.Message
-	(*NicStatus)(nil),              // 10: reflejo.v1.NicStatus
-	(*Operation)(nil),              // 11: reflejo.v1.Operation
-	(*ServerUsage)(nil),            // 12: reflejo.v1.ServerUsage
-	(*CreateServerRequest)(nil),    // 13: reflejo.v1.CreateServerRequest
-	(*CreateServerResponse)(nil),   // 14: reflejo.v1.CreateServerResponse
-	(*UpdateServerRequest)(nil),    // 15: reflejo.v1.UpdateServerRequest
-	(*UpdateServerResponse)(nil),   // 16: reflejo.v1.UpdateServerResponse
-	(*SetPowerRequest)(nil),        // 17: reflejo.v1.SetPowerRequest
-	(*SetPowerResponse)(nil),       // 18: reflejo.v1.SetPowerResponse
-	(*DeleteServerRequest)(nil),    // 19: reflejo.v1.DeleteServerRequest
-	(*DeleteServerResponse)(nil),   // 20: reflejo.v1.DeleteServerResponse
-	(*GetServerRequest)(nil),       // 21: reflejo.v1.GetServerRequest
-	(*GetServerResponse)(nil),      // 22: reflejo.v1.GetServerResponse
-	(*ListServersRequest)(nil),     // 23: reflejo.v1.ListServersRequest
-	(*ListServersResponse)(nil),    // 24: reflejo.v1.ListServersResponse
-	(*WatchServerRequest)(nil),     // 25: reflejo.v1.WatchServerRequest
-	(*WatchServerResponse)(nil),    // 26: reflejo.v1.WatchServerResponse
-	(*ExecRequest)(nil),            // 27: reflejo.v1.ExecRequest
-	(*ExecStart)(nil),              // 28: reflejo.v1.ExecStart
-	(*WindowSize)(nil),             // 29: reflejo.v1.WindowSize
-	(*ExecResponse)(nil),           // 30: reflejo.v1.ExecResponse
-	(*ConsoleRequest)(nil),         // 31: reflejo.v1.ConsoleRequest
-	(*ConsoleResponse)(nil),        // 32: reflejo.v1.ConsoleResponse
-	(*ReadConsoleLogRequest)(nil),  // 33: reflejo.v1.ReadConsoleLogRequest
-	(*ReadConsoleLogResponse)(nil), // 34: reflejo.v1.ReadConsoleLogResponse
-	nil,                            // 35: reflejo.v1.ServerSpec.NetworkEntry
-	nil,                            // 36: reflejo.v1.ServerSpec.LabelsEntry
-	nil,                            // 37: reflejo.v1.Nic.PublishEntry
-	nil,                            // 38: reflejo.v1.Server.NicsEntry
-	(*durationpb.Duration)(nil),    // 39: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),  // 40: google.protobuf.Timestamp
+	(SetPowerRequest_Action)(0),      // 0: reflejo.v1.SetPowerRequest.Action
+	(*ServerSpec)(nil),               // 1: reflejo.v1.ServerSpec
+	(*SnapshotPolicy)(nil),           // 2: reflejo.v1.SnapshotPolicy
+	(*BackupPolicy)(nil),             // 3: reflejo.v1.BackupPolicy
+	(*Keep)(nil),                     // 4: reflejo.v1.Keep
+	(*MigrationSettings)(nil),        // 5: reflejo.v1.MigrationSettings
+	(*Cpu)(nil),                      // 6: reflejo.v1.Cpu
+	(*Memory)(nil),                   // 7: reflejo.v1.Memory
+	(*Disk)(nil),                     // 8: reflejo.v1.Disk
+	(*Nic)(nil),                      // 9: reflejo.v1.Nic
+	(*Publish)(nil),                  // 10: reflejo.v1.Publish
+	(*Allow)(nil),                    // 11: reflejo.v1.Allow
+	(*Server)(nil),                   // 12: reflejo.v1.Server
+	(*Message)(nil),                  // 13: reflejo.v1.Message
+	(*NicStatus)(nil),                // 14: reflejo.v1.NicStatus
+	(*Operation)(nil),                // 15: reflejo.v1.Operation
+	(*ServerUsage)(nil),              // 16: reflejo.v1.ServerUsage
+	(*CreateServerRequest)(nil),      // 17: reflejo.v1.CreateServerRequest
+	(*CreateServerResponse)(nil),     // 18: reflejo.v1.CreateServerResponse
+	(*UpdateServerRequest)(nil),      // 19: reflejo.v1.UpdateServerRequest
+	(*UpdateServerResponse)(nil),     // 20: reflejo.v1.UpdateServerResponse
+	(*SetPowerRequest)(nil),          // 21: reflejo.v1.SetPowerRequest
+	(*SetPowerResponse)(nil),         // 22: reflejo.v1.SetPowerResponse
+	(*DeleteServerRequest)(nil),      // 23: reflejo.v1.DeleteServerRequest
+	(*DeleteServerResponse)(nil),     // 24: reflejo.v1.DeleteServerResponse
+	(*PrepareMigrationRequest)(nil),  // 25: reflejo.v1.PrepareMigrationRequest
+	(*PrepareMigrationResponse)(nil), // 26: reflejo.v1.PrepareMigrationResponse
+	(*MigrateServerRequest)(nil),     // 27: reflejo.v1.MigrateServerRequest
+	(*MigrateServerResponse)(nil),    // 28: reflejo.v1.MigrateServerResponse
+	(*RecoverServerRequest)(nil),     // 29: reflejo.v1.RecoverServerRequest
+	(*RecoverServerResponse)(nil),    // 30: reflejo.v1.RecoverServerResponse
+	(*GetServerRequest)(nil),         // 31: reflejo.v1.GetServerRequest
+	(*GetServerResponse)(nil),        // 32: reflejo.v1.GetServerResponse
+	(*ListServersRequest)(nil),       // 33: reflejo.v1.ListServersRequest
+	(*ListServersResponse)(nil),      // 34: reflejo.v1.ListServersResponse
+	(*WatchServerRequest)(nil),       // 35: reflejo.v1.WatchServerRequest
+	(*WatchServerResponse)(nil),      // 36: reflejo.v1.WatchServerResponse
+	(*ExecRequest)(nil),              // 37: reflejo.v1.ExecRequest
+	(*ExecStart)(nil),                // 38: reflejo.v1.ExecStart
+	(*WindowSize)(nil),               // 39: reflejo.v1.WindowSize
+	(*ExecResponse)(nil),             // 40: reflejo.v1.ExecResponse
+	(*ConsoleRequest)(nil),           // 41: reflejo.v1.ConsoleRequest
+	(*ConsoleResponse)(nil),          // 42: reflejo.v1.ConsoleResponse
+	(*ReadConsoleLogRequest)(nil),    // 43: reflejo.v1.ReadConsoleLogRequest
+	(*ReadConsoleLogResponse)(nil),   // 44: reflejo.v1.ReadConsoleLogResponse
+	nil,                              // 45: reflejo.v1.ServerSpec.NetworkEntry
+	nil,                              // 46: reflejo.v1.ServerSpec.LabelsEntry
+	nil,                              // 47: reflejo.v1.Nic.PublishEntry
+	nil,                              // 48: reflejo.v1.Server.NicsEntry
+	(*durationpb.Duration)(nil),      // 49: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),    // 50: google.protobuf.Timestamp
 }
 var file_reflejo_v1_server_proto_depIdxs = []int32{
-	2,  // 0: reflejo.v1.ServerSpec.cpu:type_name -> reflejo.v1.Cpu
-	3,  // 1: reflejo.v1.ServerSpec.memory:type_name -> reflejo.v1.Memory
-	4,  // 2: reflejo.v1.ServerSpec.disk:type_name -> reflejo.v1.Disk
-	35, // 3: reflejo.v1.ServerSpec.network:type_name -> reflejo.v1.ServerSpec.NetworkEntry
-	39, // 4: reflejo.v1.ServerSpec.shutdown_timeout:type_name -> google.protobuf.Duration
-	36, // 5: reflejo.v1.ServerSpec.labels:type_name -> reflejo.v1.ServerSpec.LabelsEntry
-	37, // 6: reflejo.v1.Nic.publish:type_name -> reflejo.v1.Nic.PublishEntry
-	7,  // 7: reflejo.v1.Nic.allow:type_name -> reflejo.v1.Allow
-	1,  // 8: reflejo.v1.Server.spec:type_name -> reflejo.v1.ServerSpec
-	40, // 9: reflejo.v1.Server.created_at:type_name -> google.protobuf.Timestamp
-	40, // 10: reflejo.v1.Server.started_at:type_name -> google.protobuf.Timestamp
-	38, // 11: reflejo.v1.Server.nics:type_name -> reflejo.v1.Server.NicsEntry
-	11, // 12: reflejo.v1.Server.operation:type_name -> reflejo.v1.Operation
-	12, // 13: reflejo.v1.Server.usage:type_name -> reflejo.v1.ServerUsage
-	9,  // 14: reflejo.v1.Server.messages:type_name -> reflejo.v1.Message
-	40, // 15: reflejo.v1.Message.time:type_name -> google.protobuf.Timestamp
-	40, // 16: reflejo.v1.Operation.started_at:type_name -> google.protobuf.Timestamp
-	39, // 17: reflejo.v1.ServerUsage.cpu:type_name -> google.protobuf.Duration
-	39, // 18: reflejo.v1.ServerUsage.throttled:type_name -> google.protobuf.Duration
-	1,  // 19: reflejo.v1.CreateServerRequest.spec:type_name -> reflejo.v1.ServerSpec
-	8,  // 20: reflejo.v1.CreateServerResponse.server:type_name -> reflejo.v1.Server
-	1,  // 21: reflejo.v1.UpdateServerRequest.spec:type_name -> reflejo.v1.ServerSpec
-	8,  // 22: reflejo.v1.UpdateServerResponse.server:type_name -> reflejo.v1.Server
-	0,  // 23: reflejo.v1.SetPowerRequest.action:type_name -> reflejo.v1.SetPowerRequest.Action
-	39, // 24: reflejo.v1.SetPowerRequest.timeout:type_name -> google.protobuf.Duration
-	8,  // 25: reflejo.v1.SetPowerResponse.server:type_name -> reflejo.v1.Server
-	8,  // 26: reflejo.v1.GetServerResponse.server:type_name -> reflejo.v1.Server
-	8,  // 27: reflejo.v1.ListServersResponse.servers:type_name -> reflejo.v1.Server
-	8,  // 28: reflejo.v1.WatchServerResponse.server:type_name -> reflejo.v1.Server
-	28, // 29: reflejo.v1.ExecRequest.start:type_name -> reflejo.v1.ExecStart
-	29, // 30: reflejo.v1.ExecRequest.resize:type_name -> reflejo.v1.WindowSize
-	29, // 31: reflejo.v1.ExecStart.size:type_name -> reflejo.v1.WindowSize
-	29, // 32: reflejo.v1.ConsoleRequest.resize:type_name -> reflejo.v1.WindowSize
-	5,  // 33: reflejo.v1.ServerSpec.NetworkEntry.value:type_name -> reflejo.v1.Nic
-	6,  // 34: reflejo.v1.Nic.PublishEntry.value:type_name -> reflejo.v1.Publish
-	10, // 35: reflejo.v1.Server.NicsEntry.value:type_name -> reflejo.v1.NicStatus
-	13, // 36: reflejo.v1.ServerService.CreateServer:input_type -> reflejo.v1.CreateServerRequest
-	15, // 37: reflejo.v1.ServerService.UpdateServer:input_type -> reflejo.v1.UpdateServerRequest
-	17, // 38: reflejo.v1.ServerService.SetPower:input_type -> reflejo.v1.SetPowerRequest
-	19, // 39: reflejo.v1.ServerService.DeleteServer:input_type -> reflejo.v1.DeleteServerRequest
-	21, // 40: reflejo.v1.ServerService.GetServer:input_type -> reflejo.v1.GetServerRequest
-	23, // 41: reflejo.v1.ServerService.ListServers:input_type -> reflejo.v1.ListServersRequest
-	25, // 42: reflejo.v1.ServerService.WatchServer:input_type -> reflejo.v1.WatchServerRequest
-	27, // 43: reflejo.v1.ServerService.Exec:input_type -> reflejo.v1.ExecRequest
-	31, // 44: reflejo.v1.ServerService.Console:input_type -> reflejo.v1.ConsoleRequest
-	33, // 45: reflejo.v1.ServerService.ReadConsoleLog:input_type -> reflejo.v1.ReadConsoleLogRequest
-	14, // 46: reflejo.v1.ServerService.CreateServer:output_type -> reflejo.v1.CreateServerResponse
-	16, // 47: reflejo.v1.ServerService.UpdateServer:output_type -> reflejo.v1.UpdateServerResponse
-	18, // 48: reflejo.v1.ServerService.SetPower:output_type -> reflejo.v1.SetPowerResponse
-	20, // 49: reflejo.v1.ServerService.DeleteServer:output_type -> reflejo.v1.DeleteServerResponse
-	22, // 50: reflejo.v1.ServerService.GetServer:output_type -> reflejo.v1.GetServerResponse
-	24, // 51: reflejo.v1.ServerService.ListServers:output_type -> reflejo.v1.ListServersResponse
-	26, // 52: reflejo.v1.ServerService.WatchServer:output_type -> reflejo.v1.WatchServerResponse
-	30, // 53: reflejo.v1.ServerService.Exec:output_type -> reflejo.v1.ExecResponse
-	32, // 54: reflejo.v1.ServerService.Console:output_type -> reflejo.v1.ConsoleResponse
-	34, // 55: reflejo.v1.ServerService.ReadConsoleLog:output_type -> reflejo.v1.ReadConsoleLogResponse
-	46, // [46:56] is the sub-list for method output_type
-	36, // [36:46] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	6,  // 0: reflejo.v1.ServerSpec.cpu:type_name -> reflejo.v1.Cpu
+	7,  // 1: reflejo.v1.ServerSpec.memory:type_name -> reflejo.v1.Memory
+	8,  // 2: reflejo.v1.ServerSpec.disk:type_name -> reflejo.v1.Disk
+	45, // 3: reflejo.v1.ServerSpec.network:type_name -> reflejo.v1.ServerSpec.NetworkEntry
+	49, // 4: reflejo.v1.ServerSpec.shutdown_timeout:type_name -> google.protobuf.Duration
+	46, // 5: reflejo.v1.ServerSpec.labels:type_name -> reflejo.v1.ServerSpec.LabelsEntry
+	2,  // 6: reflejo.v1.ServerSpec.snapshot_policy:type_name -> reflejo.v1.SnapshotPolicy
+	3,  // 7: reflejo.v1.ServerSpec.backup_policy:type_name -> reflejo.v1.BackupPolicy
+	5,  // 8: reflejo.v1.ServerSpec.migration:type_name -> reflejo.v1.MigrationSettings
+	4,  // 9: reflejo.v1.SnapshotPolicy.keep:type_name -> reflejo.v1.Keep
+	4,  // 10: reflejo.v1.BackupPolicy.keep:type_name -> reflejo.v1.Keep
+	49, // 11: reflejo.v1.MigrationSettings.max_downtime:type_name -> google.protobuf.Duration
+	47, // 12: reflejo.v1.Nic.publish:type_name -> reflejo.v1.Nic.PublishEntry
+	11, // 13: reflejo.v1.Nic.allow:type_name -> reflejo.v1.Allow
+	1,  // 14: reflejo.v1.Server.spec:type_name -> reflejo.v1.ServerSpec
+	50, // 15: reflejo.v1.Server.created_at:type_name -> google.protobuf.Timestamp
+	50, // 16: reflejo.v1.Server.started_at:type_name -> google.protobuf.Timestamp
+	48, // 17: reflejo.v1.Server.nics:type_name -> reflejo.v1.Server.NicsEntry
+	15, // 18: reflejo.v1.Server.operation:type_name -> reflejo.v1.Operation
+	16, // 19: reflejo.v1.Server.usage:type_name -> reflejo.v1.ServerUsage
+	13, // 20: reflejo.v1.Server.messages:type_name -> reflejo.v1.Message
+	50, // 21: reflejo.v1.Message.time:type_name -> google.protobuf.Timestamp
+	50, // 22: reflejo.v1.Operation.started_at:type_name -> google.protobuf.Timestamp
+	49, // 23: reflejo.v1.ServerUsage.cpu:type_name -> google.protobuf.Duration
+	49, // 24: reflejo.v1.ServerUsage.throttled:type_name -> google.protobuf.Duration
+	1,  // 25: reflejo.v1.CreateServerRequest.spec:type_name -> reflejo.v1.ServerSpec
+	12, // 26: reflejo.v1.CreateServerResponse.server:type_name -> reflejo.v1.Server
+	1,  // 27: reflejo.v1.UpdateServerRequest.spec:type_name -> reflejo.v1.ServerSpec
+	12, // 28: reflejo.v1.UpdateServerResponse.server:type_name -> reflejo.v1.Server
+	0,  // 29: reflejo.v1.SetPowerRequest.action:type_name -> reflejo.v1.SetPowerRequest.Action
+	49, // 30: reflejo.v1.SetPowerRequest.timeout:type_name -> google.protobuf.Duration
+	12, // 31: reflejo.v1.SetPowerResponse.server:type_name -> reflejo.v1.Server
+	12, // 32: reflejo.v1.PrepareMigrationRequest.server:type_name -> reflejo.v1.Server
+	50, // 33: reflejo.v1.PrepareMigrationResponse.expires_at:type_name -> google.protobuf.Timestamp
+	5,  // 34: reflejo.v1.MigrateServerRequest.settings:type_name -> reflejo.v1.MigrationSettings
+	12, // 35: reflejo.v1.MigrateServerResponse.server:type_name -> reflejo.v1.Server
+	1,  // 36: reflejo.v1.RecoverServerRequest.spec:type_name -> reflejo.v1.ServerSpec
+	12, // 37: reflejo.v1.RecoverServerResponse.server:type_name -> reflejo.v1.Server
+	50, // 38: reflejo.v1.RecoverServerResponse.backup_at:type_name -> google.protobuf.Timestamp
+	12, // 39: reflejo.v1.GetServerResponse.server:type_name -> reflejo.v1.Server
+	12, // 40: reflejo.v1.ListServersResponse.servers:type_name -> reflejo.v1.Server
+	12, // 41: reflejo.v1.WatchServerResponse.server:type_name -> reflejo.v1.Server
+	38, // 42: reflejo.v1.ExecRequest.start:type_name -> reflejo.v1.ExecStart
+	39, // 43: reflejo.v1.ExecRequest.resize:type_name -> reflejo.v1.WindowSize
+	39, // 44: reflejo.v1.ExecStart.size:type_name -> reflejo.v1.WindowSize
+	39, // 45: reflejo.v1.ConsoleRequest.resize:type_name -> reflejo.v1.WindowSize
+	9,  // 46: reflejo.v1.ServerSpec.NetworkEntry.value:type_name -> reflejo.v1.Nic
+	10, // 47: reflejo.v1.Nic.PublishEntry.value:type_name -> reflejo.v1.Publish
+	14, // 48: reflejo.v1.Server.NicsEntry.value:type_name -> reflejo.v1.NicStatus
+	17, // 49: reflejo.v1.ServerService.CreateServer:input_type -> reflejo.v1.CreateServerRequest
+	19, // 50: reflejo.v1.ServerService.UpdateServer:input_type -> reflejo.v1.UpdateServerRequest
+	21, // 51: reflejo.v1.ServerService.SetPower:input_type -> reflejo.v1.SetPowerRequest
+	23, // 52: reflejo.v1.ServerService.DeleteServer:input_type -> reflejo.v1.DeleteServerRequest
+	25, // 53: reflejo.v1.ServerService.PrepareMigration:input_type -> reflejo.v1.PrepareMigrationRequest
+	27, // 54: reflejo.v1.ServerService.MigrateServer:input_type -> reflejo.v1.MigrateServerRequest
+	29, // 55: reflejo.v1.ServerService.RecoverServer:input_type -> reflejo.v1.RecoverServerRequest
+	31, // 56: reflejo.v1.ServerService.GetServer:input_type -> reflejo.v1.GetServerRequest
+	33, // 57: reflejo.v1.ServerService.ListServers:input_type -> reflejo.v1.ListServersRequest
+	35, // 58: reflejo.v1.ServerService.WatchServer:input_type -> reflejo.v1.WatchServerRequest
+	37, // 59: reflejo.v1.ServerService.Exec:input_type -> reflejo.v1.ExecRequest
+	41, // 60: reflejo.v1.ServerService.Console:input_type -> reflejo.v1.ConsoleRequest
+	43, // 61: reflejo.v1.ServerService.ReadConsoleLog:input_type -> reflejo.v1.ReadConsoleLogRequest
+	18, // 62: reflejo.v1.ServerService.CreateServer:output_type -> reflejo.v1.CreateServerResponse
+	20, // 63: reflejo.v1.ServerService.UpdateServer:output_type -> reflejo.v1.UpdateServerResponse
+	22, // 64: reflejo.v1.ServerService.SetPower:output_type -> reflejo.v1.SetPowerResponse
+	24, // 65: reflejo.v1.ServerService.DeleteServer:output_type -> reflejo.v1.DeleteServerResponse
+	26, // 66: reflejo.v1.ServerService.PrepareMigration:output_type -> reflejo.v1.PrepareMigrationResponse
+	28, // 67: reflejo.v1.ServerService.MigrateServer:output_type -> reflejo.v1.MigrateServerResponse
+	30, // 68: reflejo.v1.ServerService.RecoverServer:output_type -> reflejo.v1.RecoverServerResponse
+	32, // 69: reflejo.v1.ServerService.GetServer:output_type -> reflejo.v1.GetServerResponse
+	34, // 70: reflejo.v1.ServerService.ListServers:output_type -> reflejo.v1.ListServersResponse
+	36, // 71: reflejo.v1.ServerService.WatchServer:output_type -> reflejo.v1.WatchServerResponse
+	40, // 72: reflejo.v1.ServerService.Exec:output_type -> reflejo.v1.ExecResponse
+	42, // 73: reflejo.v1.ServerService.Console:output_type -> reflejo.v1.ConsoleResponse
+	44, // 74: reflejo.v1.ServerService.ReadConsoleLog:output_type -> reflejo.v1.ReadConsoleLogResponse
+	62, // [62:75] is the sub-list for method output_type
+	49, // [49:62] is the sub-list for method input_type
+	49, // [49:49] is the sub-list for extension type_name
+	49, // [49:49] is the sub-list for extension extendee
+	0,  // [0:49] is the sub-list for field type_name
 }
 
 func init() { file_reflejo_v1_server_proto_init() }
@@ -2716,18 +3522,18 @@ func file_reflejo_v1_server_proto_init() {
 	if File_reflejo_v1_server_proto != nil {
 		return
 	}
-	file_reflejo_v1_server_proto_msgTypes[26].OneofWrappers = []any{
+	file_reflejo_v1_server_proto_msgTypes[36].OneofWrappers = []any{
 		(*ExecRequest_Start)(nil),
 		(*ExecRequest_Stdin)(nil),
 		(*ExecRequest_Resize)(nil),
 		(*ExecRequest_StdinClosed)(nil),
 	}
-	file_reflejo_v1_server_proto_msgTypes[29].OneofWrappers = []any{
+	file_reflejo_v1_server_proto_msgTypes[39].OneofWrappers = []any{
 		(*ExecResponse_Stdout)(nil),
 		(*ExecResponse_Stderr)(nil),
 		(*ExecResponse_ExitCode)(nil),
 	}
-	file_reflejo_v1_server_proto_msgTypes[30].OneofWrappers = []any{
+	file_reflejo_v1_server_proto_msgTypes[40].OneofWrappers = []any{
 		(*ConsoleRequest_Id)(nil),
 		(*ConsoleRequest_Data)(nil),
 		(*ConsoleRequest_Resize)(nil),
@@ -2738,7 +3544,7 @@ func file_reflejo_v1_server_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_reflejo_v1_server_proto_rawDesc), len(file_reflejo_v1_server_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   38,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -44,6 +44,15 @@ const (
 	// ServerServiceDeleteServerProcedure is the fully-qualified name of the ServerService's
 	// DeleteServer RPC.
 	ServerServiceDeleteServerProcedure = "/reflejo.v1.ServerService/DeleteServer"
+	// ServerServicePrepareMigrationProcedure is the fully-qualified name of the ServerService's
+	// PrepareMigration RPC.
+	ServerServicePrepareMigrationProcedure = "/reflejo.v1.ServerService/PrepareMigration"
+	// ServerServiceMigrateServerProcedure is the fully-qualified name of the ServerService's
+	// MigrateServer RPC.
+	ServerServiceMigrateServerProcedure = "/reflejo.v1.ServerService/MigrateServer"
+	// ServerServiceRecoverServerProcedure is the fully-qualified name of the ServerService's
+	// RecoverServer RPC.
+	ServerServiceRecoverServerProcedure = "/reflejo.v1.ServerService/RecoverServer"
 	// ServerServiceGetServerProcedure is the fully-qualified name of the ServerService's GetServer RPC.
 	ServerServiceGetServerProcedure = "/reflejo.v1.ServerService/GetServer"
 	// ServerServiceListServersProcedure is the fully-qualified name of the ServerService's ListServers
@@ -73,6 +82,18 @@ type ServerServiceClient interface {
 	SetPower(context.Context, *connect.Request[v1.SetPowerRequest]) (*connect.Response[v1.SetPowerResponse], error)
 	// DeleteServer: refused while deletion_protection is set.
 	DeleteServer(context.Context, *connect.Request[v1.DeleteServerRequest]) (*connect.Response[v1.DeleteServerResponse], error)
+	// PrepareMigration asks the host that a server is to move to whether it can take it, and
+	// reserves the room: everything that would refuse it is found here, before anything is
+	// touched. The ticket it answers is good for this server from this source, once, until it
+	// ends. The same question again answers a new ticket for the same reservation.
+	PrepareMigration(context.Context, *connect.Request[v1.PrepareMigrationRequest]) (*connect.Response[v1.PrepareMigrationResponse], error)
+	// MigrateServer begins, or goes on, to move a server from this host with such a ticket.
+	// WatchServer tells how it goes; after the last step the server is gone here, and moved_to
+	// says where it is.
+	MigrateServer(context.Context, *connect.Request[v1.MigrateServerRequest]) (*connect.Response[v1.MigrateServerResponse], error)
+	// RecoverServer makes a server anew from its last backup, under its own id, on this host,
+	// as the one it was on is lost for good. What is left of it there stays closed from then on.
+	RecoverServer(context.Context, *connect.Request[v1.RecoverServerRequest]) (*connect.Response[v1.RecoverServerResponse], error)
 	GetServer(context.Context, *connect.Request[v1.GetServerRequest]) (*connect.Response[v1.GetServerResponse], error)
 	ListServers(context.Context, *connect.Request[v1.ListServersRequest]) (*connect.Response[v1.ListServersResponse], error)
 	// WatchServer sends the server now and at each change. With until_settled it ends when no
@@ -121,6 +142,24 @@ func NewServerServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			connect.WithSchema(serverServiceMethods.ByName("DeleteServer")),
 			connect.WithClientOptions(opts...),
 		),
+		prepareMigration: connect.NewClient[v1.PrepareMigrationRequest, v1.PrepareMigrationResponse](
+			httpClient,
+			baseURL+ServerServicePrepareMigrationProcedure,
+			connect.WithSchema(serverServiceMethods.ByName("PrepareMigration")),
+			connect.WithClientOptions(opts...),
+		),
+		migrateServer: connect.NewClient[v1.MigrateServerRequest, v1.MigrateServerResponse](
+			httpClient,
+			baseURL+ServerServiceMigrateServerProcedure,
+			connect.WithSchema(serverServiceMethods.ByName("MigrateServer")),
+			connect.WithClientOptions(opts...),
+		),
+		recoverServer: connect.NewClient[v1.RecoverServerRequest, v1.RecoverServerResponse](
+			httpClient,
+			baseURL+ServerServiceRecoverServerProcedure,
+			connect.WithSchema(serverServiceMethods.ByName("RecoverServer")),
+			connect.WithClientOptions(opts...),
+		),
 		getServer: connect.NewClient[v1.GetServerRequest, v1.GetServerResponse](
 			httpClient,
 			baseURL+ServerServiceGetServerProcedure,
@@ -162,16 +201,19 @@ func NewServerServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 
 // serverServiceClient implements ServerServiceClient.
 type serverServiceClient struct {
-	createServer   *connect.Client[v1.CreateServerRequest, v1.CreateServerResponse]
-	updateServer   *connect.Client[v1.UpdateServerRequest, v1.UpdateServerResponse]
-	setPower       *connect.Client[v1.SetPowerRequest, v1.SetPowerResponse]
-	deleteServer   *connect.Client[v1.DeleteServerRequest, v1.DeleteServerResponse]
-	getServer      *connect.Client[v1.GetServerRequest, v1.GetServerResponse]
-	listServers    *connect.Client[v1.ListServersRequest, v1.ListServersResponse]
-	watchServer    *connect.Client[v1.WatchServerRequest, v1.WatchServerResponse]
-	exec           *connect.Client[v1.ExecRequest, v1.ExecResponse]
-	console        *connect.Client[v1.ConsoleRequest, v1.ConsoleResponse]
-	readConsoleLog *connect.Client[v1.ReadConsoleLogRequest, v1.ReadConsoleLogResponse]
+	createServer     *connect.Client[v1.CreateServerRequest, v1.CreateServerResponse]
+	updateServer     *connect.Client[v1.UpdateServerRequest, v1.UpdateServerResponse]
+	setPower         *connect.Client[v1.SetPowerRequest, v1.SetPowerResponse]
+	deleteServer     *connect.Client[v1.DeleteServerRequest, v1.DeleteServerResponse]
+	prepareMigration *connect.Client[v1.PrepareMigrationRequest, v1.PrepareMigrationResponse]
+	migrateServer    *connect.Client[v1.MigrateServerRequest, v1.MigrateServerResponse]
+	recoverServer    *connect.Client[v1.RecoverServerRequest, v1.RecoverServerResponse]
+	getServer        *connect.Client[v1.GetServerRequest, v1.GetServerResponse]
+	listServers      *connect.Client[v1.ListServersRequest, v1.ListServersResponse]
+	watchServer      *connect.Client[v1.WatchServerRequest, v1.WatchServerResponse]
+	exec             *connect.Client[v1.ExecRequest, v1.ExecResponse]
+	console          *connect.Client[v1.ConsoleRequest, v1.ConsoleResponse]
+	readConsoleLog   *connect.Client[v1.ReadConsoleLogRequest, v1.ReadConsoleLogResponse]
 }
 
 // CreateServer calls reflejo.v1.ServerService.CreateServer.
@@ -192,6 +234,21 @@ func (c *serverServiceClient) SetPower(ctx context.Context, req *connect.Request
 // DeleteServer calls reflejo.v1.ServerService.DeleteServer.
 func (c *serverServiceClient) DeleteServer(ctx context.Context, req *connect.Request[v1.DeleteServerRequest]) (*connect.Response[v1.DeleteServerResponse], error) {
 	return c.deleteServer.CallUnary(ctx, req)
+}
+
+// PrepareMigration calls reflejo.v1.ServerService.PrepareMigration.
+func (c *serverServiceClient) PrepareMigration(ctx context.Context, req *connect.Request[v1.PrepareMigrationRequest]) (*connect.Response[v1.PrepareMigrationResponse], error) {
+	return c.prepareMigration.CallUnary(ctx, req)
+}
+
+// MigrateServer calls reflejo.v1.ServerService.MigrateServer.
+func (c *serverServiceClient) MigrateServer(ctx context.Context, req *connect.Request[v1.MigrateServerRequest]) (*connect.Response[v1.MigrateServerResponse], error) {
+	return c.migrateServer.CallUnary(ctx, req)
+}
+
+// RecoverServer calls reflejo.v1.ServerService.RecoverServer.
+func (c *serverServiceClient) RecoverServer(ctx context.Context, req *connect.Request[v1.RecoverServerRequest]) (*connect.Response[v1.RecoverServerResponse], error) {
+	return c.recoverServer.CallUnary(ctx, req)
 }
 
 // GetServer calls reflejo.v1.ServerService.GetServer.
@@ -236,6 +293,18 @@ type ServerServiceHandler interface {
 	SetPower(context.Context, *connect.Request[v1.SetPowerRequest]) (*connect.Response[v1.SetPowerResponse], error)
 	// DeleteServer: refused while deletion_protection is set.
 	DeleteServer(context.Context, *connect.Request[v1.DeleteServerRequest]) (*connect.Response[v1.DeleteServerResponse], error)
+	// PrepareMigration asks the host that a server is to move to whether it can take it, and
+	// reserves the room: everything that would refuse it is found here, before anything is
+	// touched. The ticket it answers is good for this server from this source, once, until it
+	// ends. The same question again answers a new ticket for the same reservation.
+	PrepareMigration(context.Context, *connect.Request[v1.PrepareMigrationRequest]) (*connect.Response[v1.PrepareMigrationResponse], error)
+	// MigrateServer begins, or goes on, to move a server from this host with such a ticket.
+	// WatchServer tells how it goes; after the last step the server is gone here, and moved_to
+	// says where it is.
+	MigrateServer(context.Context, *connect.Request[v1.MigrateServerRequest]) (*connect.Response[v1.MigrateServerResponse], error)
+	// RecoverServer makes a server anew from its last backup, under its own id, on this host,
+	// as the one it was on is lost for good. What is left of it there stays closed from then on.
+	RecoverServer(context.Context, *connect.Request[v1.RecoverServerRequest]) (*connect.Response[v1.RecoverServerResponse], error)
 	GetServer(context.Context, *connect.Request[v1.GetServerRequest]) (*connect.Response[v1.GetServerResponse], error)
 	ListServers(context.Context, *connect.Request[v1.ListServersRequest]) (*connect.Response[v1.ListServersResponse], error)
 	// WatchServer sends the server now and at each change. With until_settled it ends when no
@@ -278,6 +347,24 @@ func NewServerServiceHandler(svc ServerServiceHandler, opts ...connect.HandlerOp
 		ServerServiceDeleteServerProcedure,
 		svc.DeleteServer,
 		connect.WithSchema(serverServiceMethods.ByName("DeleteServer")),
+		connect.WithHandlerOptions(opts...),
+	)
+	serverServicePrepareMigrationHandler := connect.NewUnaryHandler(
+		ServerServicePrepareMigrationProcedure,
+		svc.PrepareMigration,
+		connect.WithSchema(serverServiceMethods.ByName("PrepareMigration")),
+		connect.WithHandlerOptions(opts...),
+	)
+	serverServiceMigrateServerHandler := connect.NewUnaryHandler(
+		ServerServiceMigrateServerProcedure,
+		svc.MigrateServer,
+		connect.WithSchema(serverServiceMethods.ByName("MigrateServer")),
+		connect.WithHandlerOptions(opts...),
+	)
+	serverServiceRecoverServerHandler := connect.NewUnaryHandler(
+		ServerServiceRecoverServerProcedure,
+		svc.RecoverServer,
+		connect.WithSchema(serverServiceMethods.ByName("RecoverServer")),
 		connect.WithHandlerOptions(opts...),
 	)
 	serverServiceGetServerHandler := connect.NewUnaryHandler(
@@ -326,6 +413,12 @@ func NewServerServiceHandler(svc ServerServiceHandler, opts ...connect.HandlerOp
 			serverServiceSetPowerHandler.ServeHTTP(w, r)
 		case ServerServiceDeleteServerProcedure:
 			serverServiceDeleteServerHandler.ServeHTTP(w, r)
+		case ServerServicePrepareMigrationProcedure:
+			serverServicePrepareMigrationHandler.ServeHTTP(w, r)
+		case ServerServiceMigrateServerProcedure:
+			serverServiceMigrateServerHandler.ServeHTTP(w, r)
+		case ServerServiceRecoverServerProcedure:
+			serverServiceRecoverServerHandler.ServeHTTP(w, r)
 		case ServerServiceGetServerProcedure:
 			serverServiceGetServerHandler.ServeHTTP(w, r)
 		case ServerServiceListServersProcedure:
@@ -361,6 +454,18 @@ func (UnimplementedServerServiceHandler) SetPower(context.Context, *connect.Requ
 
 func (UnimplementedServerServiceHandler) DeleteServer(context.Context, *connect.Request[v1.DeleteServerRequest]) (*connect.Response[v1.DeleteServerResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("reflejo.v1.ServerService.DeleteServer is not implemented"))
+}
+
+func (UnimplementedServerServiceHandler) PrepareMigration(context.Context, *connect.Request[v1.PrepareMigrationRequest]) (*connect.Response[v1.PrepareMigrationResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("reflejo.v1.ServerService.PrepareMigration is not implemented"))
+}
+
+func (UnimplementedServerServiceHandler) MigrateServer(context.Context, *connect.Request[v1.MigrateServerRequest]) (*connect.Response[v1.MigrateServerResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("reflejo.v1.ServerService.MigrateServer is not implemented"))
+}
+
+func (UnimplementedServerServiceHandler) RecoverServer(context.Context, *connect.Request[v1.RecoverServerRequest]) (*connect.Response[v1.RecoverServerResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("reflejo.v1.ServerService.RecoverServer is not implemented"))
 }
 
 func (UnimplementedServerServiceHandler) GetServer(context.Context, *connect.Request[v1.GetServerRequest]) (*connect.Response[v1.GetServerResponse], error) {
