@@ -35,7 +35,7 @@ var arrows = map[string]struct {
 
 	// Row 2: edges. They know the domain's types; the domain does not know them, and they
 	// do not know each other.
-	"disk":   {"fault image undo units vserver", "an edge serves the domain and stands alone, so that another can take its place"},
+	"disk":   {"cpuset fault image snapshot undo units vserver", "an edge serves the domain and stands alone, so that another can take its place"},
 	"cgroup": {"cpuset fault undo units vserver", "an edge serves the domain and stands alone"},
 	"bridge": {"fault network undo units vserver", "an edge serves the domain and stands alone"},
 	"oci":    {"console fault guestinit undo units vserver", "an edge serves the domain; the console and the init are parts of running an OS"},
