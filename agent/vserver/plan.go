@@ -23,7 +23,11 @@ const (
 	StepDiskDetach    Step = "disk.detach"
 	StepDiskRemove    Step = "disk.remove"
 	StepRestart       Step = "restart" // the stop of a reboot is done: forget that it was asked
-	StepForget        Step = "forget"  // the record goes
+	StepSnapshotKeep  Step = "snapshot.keep"
+	StepDiskRestore   Step = "disk.restore"
+	StepRestored      Step = "restored" // a restore in place is done: forget that it was asked
+	StepSnapshotsGone Step = "snapshots.gone"
+	StepForget        Step = "forget" // the record goes
 )
 
 // Steps are all steps there are, in no order that matters. Tests that kill the agent walk it.
@@ -31,7 +35,7 @@ func Steps() []Step {
 	return []Step{
 		StepDiskCreate, StepDiskGrow, StepDiskAttach, StepLimits, StepPrepare, StepRunCreate, StepNetwork, StepRunStart,
 		StepFreeze, StepThaw, StepShutdown, StepKill, StepRunDelete, StepNetworkRemove, StepLimitsRemove, StepDiskDetach,
-		StepDiskRemove, StepRestart, StepForget,
+		StepDiskRemove, StepRestart, StepSnapshotKeep, StepDiskRestore, StepRestored, StepSnapshotsGone, StepForget,
 	}
 }
 
@@ -55,11 +59,19 @@ func (h Have) frozen() bool  { return h.Group != nil && h.Group.Frozen }
 func Plan(r Record, h Have) []Step {
 	switch r.Phase {
 	case PhaseDelete:
+		return append(planGone(r, h), StepSnapshotsGone, StepForget)
+	case PhaseMoved:
 		return append(planGone(r, h), StepForget)
 	case PhaseUndo:
 		return planGone(r, h)
-	case PhaseFailed:
+	case PhaseFailed, PhaseIncoming:
 		return nil
+	}
+	if r.Leaving != "" {
+		return planStopped(r, h)
+	}
+	if r.Restore.Snapshot != "" {
+		return append(planStopped(r, h), append([]Step{StepSnapshotKeep, StepDiskRestore, StepRestored}, planRestored(r, h)...)...)
 	}
 	if r.Rebooting {
 		return append(planStopped(r, h), append([]Step{StepRestart}, planUp(r, halfDown(h))...)...)
@@ -80,6 +92,22 @@ func Plan(r Record, h Have) []Step {
 			return planLive(r, h)
 		}
 		return planUp(r, h)
+	}
+}
+
+// planRestored leads from a disk that was put back, detached, to what is wanted.
+func planRestored(r Record, h Have) []Step {
+	disk := DiskInfo{Size: r.Spec.Disk.Size}
+	if h.Disk != nil {
+		disk.ID = h.Disk.ID
+	}
+	switch up := planUp(r, Have{Disk: &disk}); r.Want {
+	case PowerStopped:
+		return nil
+	case PowerSuspended:
+		return append(up, StepFreeze)
+	default:
+		return up
 	}
 }
 
