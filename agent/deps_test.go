@@ -41,7 +41,7 @@ var arrows = map[string]struct {
 	"oci":    {"console fault guestinit undo units vserver", "an edge serves the domain; the console and the init are parts of running an OS"},
 
 	// Row 1: the domain, one folder per word of the user.
-	"vserver": {"cpuset fault store undo units", "the domain asks its edges through interfaces of its own"},
+	"vserver": {"cpuset fault schedule store undo units", "the domain asks its edges through interfaces of its own"},
 	"image":   {"fault store undo units vserver", "the domain asks its edges through interfaces of its own"},
 	"network": {"fault store undo units vserver", "the domain asks its edges through interfaces of its own"},
 
@@ -53,6 +53,7 @@ var arrows = map[string]struct {
 	"cpuset":    {"fault", "sets of processors, nothing else"},
 	"guestinit": {"", "it runs inside servers as process 1: whatever it links is in every server"},
 	"pki":       {"fault", "certificates, nothing else"},
+	"schedule":  {"fault", "when something is due and what is kept, nothing else"},
 	"fault":     {"", "everybody imports it"},
 	"undo":      {"", "everybody imports it"},
 	"units":     {"", "everybody imports it"},
@@ -68,10 +69,11 @@ var arrows = map[string]struct {
 // pure are the packages that decide: no clock, no randomness, no file, process or network
 // of their own, so that every path can be walked by a table.
 var pure = map[string]string{
-	"fault":  "errors are values",
-	"undo":   "a stack of functions",
-	"units":  "text to number and back",
-	"cpuset": "sets of processors",
+	"fault":    "errors are values",
+	"undo":     "a stack of functions",
+	"units":    "text to number and back",
+	"cpuset":   "sets of processors",
+	"schedule": "times in, decisions out",
 }
 
 // impure are the packages of the standard library that a pure package can't import.
