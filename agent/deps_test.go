@@ -45,7 +45,10 @@ var arrows = map[string]struct {
 	"image":   {"fault store undo units vserver", "the domain asks its edges through interfaces of its own"},
 	"network": {"fault store undo units vserver", "the domain asks its edges through interfaces of its own"},
 
+	"snapshot": {"fault schedule store undo units vserver", "snapshots are of servers; the pool they lie in is an edge"},
+
 	// Row 0: what knows nothing of servers.
+	"schedule":  {"fault", "times and cron lines, nothing else"},
 	"api":       {"fault pki", "the contract and how to dial it: clients link this and no more"},
 	"store":     {"fault undo", "state is keys and values; what they mean is the owner's"},
 	"console":   {"fault", "it keeps terminals and outlives the agent, so it must stay small"},
