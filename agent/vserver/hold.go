@@ -64,16 +64,10 @@ func (h *Held) Down(ctx context.Context) error {
 	return nil
 }
 
-// Leave makes durable that the server may not be started here, as it is being handed over
-// to another host; with "" it may again.
+// Leave makes durable that the server may not be started here, changed or deleted, as it is
+// being handed over to another host; with "" it may again.
 func (h *Held) Leave(host string) error {
 	return h.s.save(func(r *Record) { r.Leaving = host })
-}
-
-// Moved makes durable that another host has the server: when the held function has
-// returned, everything of it goes here, and its last view names that host.
-func (h *Held) Moved(host string) error {
-	return h.s.save(func(r *Record) { r.Phase, r.MovedTo, r.Leaving, r.Force = PhaseMoved, host, "", true })
 }
 
 // Hold waits for the server's turn and runs f while nobody else operates on it. Then the

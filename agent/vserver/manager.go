@@ -241,7 +241,7 @@ func (m *Manager) Delete(ctx context.Context, idOrName string) error {
 			return &fault.Error{Kind: fault.Precondition, Field: "deletion_protection",
 				Err: fmt.Errorf("delete server %s: it is protected; set deletion_protection = false first", rec.Spec.Name)}
 		}
-		if rec.Leaving != "" {
+		if rec.Leaving != "" || rec.Phase == PhaseIncoming {
 			return rec.operable("delete")
 		}
 		rec.Force = rec.Force || rec.Phase != PhaseLive

@@ -17,17 +17,18 @@ type Incoming struct {
 	Created    time.Time
 	Generation uint64
 	Messages   []Message
-	// Addresses are what it has on the other host, by interface: it keeps them where its
-	// networks are the same here.
-	Addresses map[string]Assigned
-	From      string // the other host
+	// Links are what was decided for its interfaces on the other host: it keeps the addresses
+	// on networks that are the same here.
+	Links    map[string]Assigned
+	Source   string // the other host
+	Reserved int64  // bytes that snapshots which come along will take from the host's promise
 }
 
 // IncomingOf is a server's record as another host needs it.
-func IncomingOf(r Record, from string) Incoming {
+func IncomingOf(r Record, host string) Incoming {
 	r = r.clone()
 	return Incoming{Spec: r.Spec, Image: r.Image, Want: r.Want, Booted: r.Booted, Created: r.Created,
-		Generation: r.Generation, Messages: r.Messages, Addresses: r.Links, From: from}
+		Generation: r.Generation, Messages: r.Messages, Links: r.Links, Source: host}
 }
 
 // Reserve admits a server that is to come from another host and makes that durable: name,
@@ -74,7 +75,7 @@ func (m *Manager) Reserve(ctx context.Context, in Incoming) error {
 // record is the record of an incoming server.
 func (in Incoming) record(spec Spec) Record {
 	return Record{Spec: spec, Phase: PhaseIncoming, Want: in.Want, Image: in.Image, Booted: in.Booted, Created: in.Created,
-		Generation: in.Generation, Messages: in.Messages, Links: in.Addresses}
+		Generation: in.Generation, Messages: in.Messages, Links: in.Links, Arriving: in.Reserved}
 }
 
 // Accept makes durable that this host has the server now, and begins to bring it to what
@@ -91,12 +92,29 @@ func (m *Manager) Accept(ctx context.Context, id string) error {
 		if rec.Phase != PhaseIncoming {
 			return fault.New(fault.Precondition, "take server %s: it is not on its way here (%s)", rec.Spec.Name, rec.Phase)
 		}
-		rec.Phase, rec.Applied = PhaseLive, rec.Spec.clone()
+		rec.Phase, rec.Applied, rec.Arriving = PhaseLive, rec.Spec.clone(), 0
 		s.mu.Lock()
 		s.known = false
 		s.mu.Unlock()
 		return nil
 	})
+	return err
+}
+
+// Release makes durable that another host has the server, which was made ready for that by
+// [Held.Leave], and begins to remove everything of it here. Its last view names that host.
+// One that is not here succeeds: it has been done.
+func (m *Manager) Release(ctx context.Context, id, to string) error {
+	_, err := m.change(ctx, id, "migrate", false, func(rec *Record) error {
+		if rec.Leaving == "" && rec.Phase != PhaseMoved {
+			return fault.New(fault.Precondition, "release server %s: it is not being handed over", rec.Spec.Name)
+		}
+		rec.Phase, rec.MovedTo, rec.Leaving, rec.Force = PhaseMoved, to, "", true
+		return nil
+	})
+	if fault.Is(err, fault.NotFound) {
+		return nil
+	}
 	return err
 }
 

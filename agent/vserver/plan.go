@@ -71,7 +71,7 @@ func Plan(r Record, h Have) []Step {
 		return planStopped(r, h)
 	}
 	if r.Restore.Snapshot != "" {
-		return append(planStopped(r, h), append([]Step{StepSnapshotKeep, StepDiskRestore, StepRestored}, planRestored(r, h)...)...)
+		return planRestore(r, h)
 	}
 	if r.Rebooting {
 		return append(planStopped(r, h), append([]Step{StepRestart}, planUp(r, halfDown(h))...)...)
@@ -95,20 +95,25 @@ func Plan(r Record, h Have) []Step {
 	}
 }
 
-// planRestored leads from a disk that was put back, detached, to what is wanted.
-func planRestored(r Record, h Have) []Step {
-	disk := DiskInfo{Size: r.Spec.Disk.Size}
+// planRestore stops the server, keeps what it has, puts the snapshot in place of it, and
+// leads to what is wanted. A disk that is lost is no obstacle.
+func planRestore(r Record, h Have) []Step {
+	s := planDown(r, h)
+	if h.Disk != nil && h.Disk.Attached {
+		s = append(s, StepDiskDetach)
+	}
 	if h.Disk != nil {
-		disk.ID = h.Disk.ID
+		s = append(s, StepSnapshotKeep)
 	}
-	switch up := planUp(r, Have{Disk: &disk}); r.Want {
-	case PowerStopped:
-		return nil
-	case PowerSuspended:
-		return append(up, StepFreeze)
-	default:
-		return up
+	s = append(s, StepDiskRestore, StepRestored)
+	if r.Want == PowerStopped {
+		return s
 	}
+	s = append(s, planUp(r, Have{Disk: &DiskInfo{Size: r.Spec.Disk.Size}})...)
+	if r.Want == PowerSuspended {
+		s = append(s, StepFreeze)
+	}
+	return s
 }
 
 // halfDown is what a reboot's stop leaves: the disk stays attached, the group stays.

@@ -17,6 +17,7 @@ type Record struct {
 	Restore   Restore // a restore in place that is under way
 	Leaving   string  // host that the server is being handed over to: it may not be started here
 	MovedTo   string  // with PhaseMoved: the host that has it now
+	Arriving  int64   // with PhaseIncoming: bytes that its snapshots will take
 	Want      Power   // running, stopped or suspended: what the server should be when nothing is under way
 	Rebooting bool    // a reboot has been accepted and its stop is not finished
 	Force     bool    // the stop that is under way does not ask the guest
@@ -101,7 +102,7 @@ func (r Record) holds() Spec {
 	s, was := r.Spec, r.Applied
 	s.CPU.MilliCores = max(s.CPU.MilliCores, was.CPU.MilliCores)
 	s.Memory.Max = max(s.Memory.Max, was.Memory.Max)
-	s.Disk.Size = max(s.Disk.Size, was.Disk.Size)
+	s.Disk.Size = max(s.Disk.Size, was.Disk.Size) + r.Arriving
 	return s
 }
 

@@ -82,7 +82,7 @@ func (s *server) turn(ctx context.Context, interrupt bool) error {
 	s.mu.Lock()
 	idle, cancel := s.idle, s.interrupt
 	// A deletion is never broken off, only awaited.
-	if interrupt && s.busy && s.rec.Phase != PhaseDelete && s.rec.Phase != PhaseMoved {
+	if interrupt && s.busy && s.rec.Phase != PhaseDelete && s.rec.Phase != PhaseMoved && s.rec.Leaving == "" {
 		cancel(errInterrupted)
 		ctx = context.WithoutCancel(ctx)
 	}

@@ -191,6 +191,9 @@ func (s *server) settle(failed error) error {
 		case r.Phase == PhaseUndo:
 			r.undone()
 			return
+		case r.Phase == PhaseIncoming: // only Accept makes it this host's
+			r.Operation = Operation{}
+			return
 		case failed != nil:
 			r.Operation.fail(failed)
 		default:
