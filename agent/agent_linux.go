@@ -33,9 +33,6 @@ import (
 	"github.com/reflejo/terraform-provider-reflejo/agent/vserver"
 )
 
-// endpointPort is where agents listen for each other; servers never reach it.
-const endpointPort = 7444
-
 // How long a stopping agent waits: for answers under way, and for operations. What is not
 // done by then is finished by the next start.
 const (
@@ -234,7 +231,7 @@ func (ag *agent) openEdges(ctx context.Context) error {
 
 func (ag *agent) bridgeConfig() bridge.Config {
 	c := ag.config
-	b := bridge.Config{Uplink: c.Network.Uplink, GuardedPorts: []uint16{endpointPort}, Log: ag.log.Named("network")}
+	b := bridge.Config{Uplink: c.Network.Uplink, GuardedPorts: []uint16{c.endpointPort()}, Log: ag.log.Named("network")}
 	b.HostIngress, b.HostEgress = c.Network.rates()
 	if _, port, err := net.SplitHostPort(c.Listen); err == nil {
 		if n, err := strconv.ParseUint(port, 10, 16); err == nil {
