@@ -23,10 +23,10 @@ var arrows = map[string]struct {
 	reason string
 }{
 	"":         {"provider", "main.go serves the provider and decides nothing"},
-	"provider": {"api fault units", "the provider knows the API, so that it builds on every OS and can do nothing that the API can't"},
+	"provider": {"api fault schedule units", "the provider knows the API, so that it builds on every OS and can do nothing that the API can't"},
 
 	// The reflejo program wires the rest together, so it may know all that an agent is made of.
-	"agent": {"api bridge cgroup console cpuset disk fault guestinit image metrics network oci pki service store sysctl units vserver",
+	"agent": {"api backup bridge cgroup console cpuset disk endpoint fault guestinit image metrics migrate network oci pki quiesce schedule service snapshot store sysctl units vserver",
 		"main wires everything; tests' and benchmarks' packages stay out of the program"},
 
 	// Row 3: requests in, domain calls out.
@@ -45,7 +45,10 @@ var arrows = map[string]struct {
 	"image":   {"fault store undo units vserver", "the domain asks its edges through interfaces of its own"},
 	"network": {"fault store undo units vserver", "the domain asks its edges through interfaces of its own"},
 
+	"snapshot": {"fault schedule store undo units vserver", "snapshots are of servers; the pool they lie in is an edge"},
+
 	// Row 0: what knows nothing of servers.
+	"schedule":  {"fault", "when something is due and what is kept, nothing else"},
 	"api":       {"fault pki", "the contract and how to dial it: clients link this and no more"},
 	"store":     {"fault undo", "state is keys and values; what they mean is the owner's"},
 	"console":   {"fault", "it keeps terminals and outlives the agent, so it must stay small"},
@@ -53,7 +56,6 @@ var arrows = map[string]struct {
 	"cpuset":    {"fault", "sets of processors, nothing else"},
 	"guestinit": {"", "it runs inside servers as process 1: whatever it links is in every server"},
 	"pki":       {"fault", "certificates, nothing else"},
-	"schedule":  {"fault", "when something is due and what is kept, nothing else"},
 	"fault":     {"", "everybody imports it"},
 	"undo":      {"", "everybody imports it"},
 	"units":     {"", "everybody imports it"},

@@ -19,6 +19,8 @@ type world struct {
 	t    *testing.T
 	host *vservertest.Host
 	m    *vserver.Manager
+
+	captures vserver.Captures
 }
 
 // inWorld runs f in a bubble with its own time.
@@ -34,7 +36,9 @@ func inWorld(t *testing.T, f func(w *world)) {
 // start is an agent's start.
 func (w *world) start() {
 	w.t.Helper()
-	m, err := vserver.NewManager(w.host.Config())
+	config := w.host.Config()
+	config.Captures = w.captures
+	m, err := vserver.NewManager(config)
 	if err != nil {
 		w.t.Fatal(err)
 	}
