@@ -75,7 +75,7 @@ func (w *world) startErr() error {
 		return err
 	}
 	config := w.host.Config()
-	config.Captures = w.m
+	config.Captures, config.Records = w.m, gatedRecords{w.host.Records, w.pool.gate}
 	config.Capacity = func() vserver.Capacity {
 		return vserver.Capacity{MilliCores: 100_000, Cores: []int{0, 1, 2, 3}, Memory: 100 << 30, Disk: w.room}
 	}
