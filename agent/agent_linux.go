@@ -346,6 +346,8 @@ func (ag *agent) openService(context.Context) error {
 		Views:       ag.servers,
 		Networks:    ag.networks,
 		Images:      ag.images,
+		Snapshots:   ag.snapshots,
+		Restores:    ag.servers,
 		Commands:    ag.runtime,
 		Consoles:    consoles{ag.runtime, filepath.Join(ag.config.StateDir, "console")},
 		Credentials: ag.source.Get,
