@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"context"
+	"time"
 
 	"github.com/reflejo/terraform-provider-reflejo/agent/fault"
 	"github.com/reflejo/terraform-provider-reflejo/agent/vserver"
@@ -101,7 +102,7 @@ func (m *Manager) Keep(ctx context.Context, id string, server vserver.Record) er
 		unlink := context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
 		err := it.describe(server, vserver.StateStopped)
 		if err == nil {
-			err = it.takeDisk(taking, nil)
+			err = it.takeDisk(taking, nil, new(time.Duration))
 		}
 		unlink()
 		cancel(nil)

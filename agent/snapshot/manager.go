@@ -22,8 +22,9 @@ type Config struct {
 	Records vserver.Records
 	Disks   Disks
 	// Quiet makes what stops the writers of a server's disk: the file system mounted at
-	// root, and with tasks the server's tasks before it.
-	Quiet    func(server, root string, tasks bool) Quiet
+	// root, and with tasks the server's tasks before it. When they go on, held is told for
+	// how long they were held up.
+	Quiet    func(server, root string, tasks bool, held func(time.Duration)) Quiet
 	SumsDir  string // where the sums of snapshots' chunks are kept; it must exist
 	Parallel int    // snapshots taken at once; 0 means 4
 	Log      hclog.Logger
