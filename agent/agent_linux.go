@@ -301,7 +301,7 @@ func (ag *agent) openManagers(context.Context) error {
 	if err := ag.openPolicies(); err != nil {
 		return err
 	}
-	ag.metrics = metrics.New(metrics.Config{Version: versionText(), Servers: ag.servers, Host: ag.hostMetrics, Log: ag.log.Named("metrics")})
+	ag.metrics = metrics.New(metrics.Config{Version: versionText(), Servers: ag.servers, Snapshots: ag.snapshots, Policies: ag.policies, Host: ag.hostMetrics, Log: ag.log.Named("metrics")})
 	return nil
 }
 

@@ -56,7 +56,7 @@ func TestRestoreWithoutRoom(t *testing.T) {
 		v := w.take(request("web"))
 		w.pool.write(id, 1)
 		was := w.pool.disks[id][1]
-		w.room = diskSize + w.m.Reserved()
+		w.room.Store(diskSize + w.m.Reserved())
 		_, err := w.servers.Restore(w.t.Context(), id, v.ID, uuid.NewString())
 		must(w.t, err)
 		must(w.t, w.servers.Settled(w.t.Context()))

@@ -64,14 +64,13 @@ func (m *Manager) removeSums(id string) error {
 }
 
 // removeStraySums removes what a killed agent left: sums of no snapshot, and half of a file.
+// Nobody else knows the manager yet.
 func (m *Manager) removeStraySums() {
 	entries, err := os.ReadDir(m.cfg.SumsDir)
 	if err != nil {
 		m.cfg.Log.Warn("list sums of snapshots", "error", err)
 		return
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	for _, e := range entries {
 		id, rest, _ := strings.Cut(e.Name(), ".")
 		if !vserver.ValidID(id) || "."+rest == sumsSuffix && m.items[id] != nil {

@@ -72,7 +72,7 @@ func (it *item) work(ctx context.Context, kind string, mine chan struct{}, f fun
 		err = f(ctx)
 	}
 	if ctx.Err() == nil {
-		it.m.cfg.Observe("snapshot "+kind, time.Since(began), err)
+		it.m.cfg.Observe(kind, time.Since(began), err)
 		if err != nil {
 			it.m.cfg.Log.Error("operation failed", "operation", kind, "snapshot", it.id, "error", err)
 		} else {

@@ -87,6 +87,7 @@ func NewManager(cfg Config) (*Manager, error) {
 		return nil, err
 	}
 	m.count()
+	m.removeStraySums()
 	return m, nil
 }
 
@@ -128,10 +129,12 @@ func (m *Manager) Create(_ context.Context, req Request) (View, error) {
 	if rec.Origin != OriginManual {
 		prefix = string(rec.Origin)
 	}
-	if _, err := m.admit(rec, prefix, func(it *item) { it.begin("create", it.take) }); err != nil {
-		return View{}, err
-	}
-	return m.view(req.ID)
+	var v View
+	_, err = m.admit(rec, prefix, func(it *item) {
+		it.begin("create", it.take)
+		v = it.view()
+	})
+	return v, err
 }
 
 // again answers a request whose id is known already. A failed one goes, to be begun anew.

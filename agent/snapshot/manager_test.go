@@ -40,6 +40,9 @@ func TestTakeInEveryState(t *testing.T) {
 				if got := fmt.Sprint(w.quiets); got != c.quiet {
 					t.Errorf("writers were stopped: %s, want %s", got, c.quiet)
 				}
+				if v.Pause != map[bool]time.Duration{true: 7 * time.Millisecond}[c.quiet != "[]"] {
+					t.Errorf("pause: %s", v.Pause)
+				}
 				if string(v.ServerState) != string(c.power) || v.Server != id || v.ServerName != "web" || v.Host != "alpha" ||
 					v.Spec.Disk.Size != diskSize || v.Spec.FirstBoot.UserData != "" || v.Image.ID == "" || v.Size != diskSize || v.Held != 4*blockSize {
 					t.Errorf("%+v", v)
@@ -114,7 +117,7 @@ func TestNames(t *testing.T) {
 func TestRoom(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.server("web", vserver.PowerStopped)
-		w.room = diskSize + 1<<30
+		w.room.Store(diskSize + 1<<30)
 		_, err := w.m.Create(w.t.Context(), request("web"))
 		wantKind(t, err, fault.Exhausted, "")
 		if !strings.Contains(err.Error(), "2GiB") || !strings.Contains(err.Error(), "1GiB free") {
@@ -123,9 +126,9 @@ func TestRoom(t *testing.T) {
 		if w.m.Reserved() != 0 || len(w.m.List(w.t.Context(), "")) != 0 {
 			t.Errorf("%d reserved", w.m.Reserved())
 		}
-		w.room = 2 * diskSize
+		w.room.Store(2 * diskSize)
 		w.take(request("web"))
-		w.room = diskSize + 4*blockSize + 1
+		w.room.Store(diskSize + 4*blockSize + 1)
 		_, _, free := w.servers.Resources()
 		if free.Disk != 1 {
 			t.Errorf("free: %d", free.Disk)

@@ -112,20 +112,18 @@ func TestPolicyMissedRunsOnce(t *testing.T) {
 
 func TestPolicyWhenTheClockJumps(t *testing.T) {
 	withPolicies(t, func(w *world, _ func(time.Duration)) {
-		jump := time.Duration(0)
-		w.now = func() time.Time { return time.Now().Add(jump) }
 		id := w.server("web", vserver.PowerRunning, policy(vserver.SnapshotPolicy{Schedule: "0 * * * *", Keep: schedule.Keep{Last: 3}}))
 		time.Sleep(2*time.Hour + time.Minute)
 		w.wantTaken(id, "01-01T01:00 schedule", "01-01T02:00 schedule")
-		jump = -30 * time.Minute // put right: it is 01:31 again
+		w.jump.Add(int64(-30 * time.Minute)) // put right: it is 01:31 again
 		time.Sleep(time.Hour)
 		w.wantTaken(id, "01-01T01:00 schedule", "01-01T02:00 schedule")
 		time.Sleep(time.Hour)
 		w.wantTaken(id, "01-01T01:00 schedule", "01-01T02:00 schedule", "01-01T03:00 schedule")
-		jump += 10 * 24 * time.Hour // wrong by days: one run
+		w.jump.Add(int64(10 * 24 * time.Hour)) // wrong by days: one run
 		time.Sleep(10 * time.Minute)
 		w.wantTaken(id, "01-01T02:00 schedule", "01-01T03:00 schedule", "01-11T03:32 schedule")
-		jump -= 10 * 24 * time.Hour // and right again: whatever the last hour missed, and it goes on
+		w.jump.Add(int64(-10 * 24 * time.Hour)) // and right again: whatever the last hour missed, and it goes on
 		time.Sleep(2 * time.Hour)
 		w.wantTaken(id, "01-01T03:42 schedule", "01-01T04:00 schedule", "01-01T05:00 schedule", "01-11T03:32 schedule")
 	})
@@ -168,20 +166,20 @@ func TestPolicyOnPower(t *testing.T) {
 func TestPolicyThatFails(t *testing.T) {
 	withPolicies(t, func(w *world, restart func(time.Duration)) {
 		id := w.server("web", vserver.PowerRunning, policy(vserver.SnapshotPolicy{Schedule: "0 0 * * *"}))
-		w.room = diskSize // refused
+		w.room.Store(diskSize) // refused
 		time.Sleep(24*time.Hour + 10*time.Minute)
 		w.wantTaken(id)
-		if len(w.said) != 1 || !strings.Contains(w.said[0], "free") {
-			t.Errorf("said %q: want one reason, once", w.said)
+		if said := w.said(); len(said) != 1 || !strings.Contains(said[0], "free") {
+			t.Errorf("said %q: want one reason, once", said)
 		}
 		if r := w.policies.Runs(); len(r) != 1 || r[0].Err == "" || !r[0].Succeeded.IsZero() {
 			t.Errorf("%+v", r)
 		}
-		w.room *= 10
+		w.room.Store(10 * diskSize)
 		w.pool.failing("take", errors.New("I/O error")) // accepted, but not made
 		time.Sleep(5 * time.Minute)
-		if len(w.said) != 2 || !strings.Contains(w.said[1], "I/O error") {
-			t.Errorf("said %q", w.said)
+		if said := w.said(); len(said) != 2 || !strings.Contains(said[1], "I/O error") {
+			t.Errorf("said %q", said)
 		}
 		if n := len(w.m.List(w.t.Context(), "")); n != 1 {
 			t.Errorf("%d snapshots for one moment", n)

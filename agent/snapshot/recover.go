@@ -13,7 +13,6 @@ import (
 // left half done. The servers have to be recovered before. It returns when all of it is
 // under way; Settled waits for the end.
 func (m *Manager) Recover(ctx context.Context) error {
-	m.removeStraySums()
 	all, err := m.cfg.Disks.List(ctx)
 	if err != nil {
 		return fmt.Errorf("list snapshots in the pool: %w", err)

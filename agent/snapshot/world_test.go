@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -28,18 +29,18 @@ type world struct {
 	records *vservertest.Records
 	runs    *vservertest.Records
 	sums    string
-	room    int64 // of the host's disks
+	room    atomic.Int64 // of the host's disks
 
 	m        *snapshot.Manager
 	servers  *vserver.Manager
 	policies *snapshot.Policies
-	said     []string
-	now      func() time.Time
+	jump     atomic.Int64      // by how much the host's clock is wrong
 	summed   map[string]string // checksums by a full reading
 
 	mu     sync.Mutex
 	quiets []string // how writers were stopped since the last look
 	loud   int      // how often they go on
+	told   []string // what the policies say
 }
 
 // inWorld runs f in a bubble with its own time.
@@ -53,7 +54,8 @@ func inWorld(t *testing.T, f func(w *world)) {
 }
 
 func newWorld(t *testing.T) *world {
-	w := &world{t: t, host: vservertest.NewHost(t.TempDir()), records: vservertest.NewRecords(), runs: vservertest.NewRecords(), sums: t.TempDir(), room: 100 << 30, now: time.Now, summed: map[string]string{}}
+	w := &world{t: t, host: vservertest.NewHost(t.TempDir()), records: vservertest.NewRecords(), runs: vservertest.NewRecords(), sums: t.TempDir(), summed: map[string]string{}}
+	w.room.Store(100 << 30)
 	w.pool = newPool(func(server string) bool {
 		all, err := w.host.Pool.Disks().List(context.Background())
 		return err != nil || slices.ContainsFunc(all, func(d vserver.DiskInfo) bool { return d.ID == server && d.Attached })
@@ -70,21 +72,21 @@ func (w *world) start() {
 func (w *world) startErr() error {
 	var err error
 	w.m, err = snapshot.NewManager(snapshot.Config{Host: "alpha", Records: gatedRecords{w.records, w.pool.gate}, Disks: w.pool,
-		Quiet: w.quiet, SumsDir: w.sums, Now: func() time.Time { return w.now() }})
+		Quiet: w.quiet, SumsDir: w.sums, Now: w.now})
 	if err != nil {
 		return err
 	}
 	config := w.host.Config()
 	config.Captures, config.Records = w.m, gatedRecords{w.host.Records, w.pool.gate}
 	config.Capacity = func() vserver.Capacity {
-		return vserver.Capacity{MilliCores: 100_000, Cores: []int{0, 1, 2, 3}, Memory: 100 << 30, Disk: w.room}
+		return vserver.Capacity{MilliCores: 100_000, Cores: []int{0, 1, 2, 3}, Memory: 100 << 30, Disk: w.room.Load()}
 	}
 	config.Changed = func(v vserver.View, was vserver.State) { w.policies.Changed(v, was) }
 	if w.servers, err = vserver.NewManager(config); err != nil {
 		return err
 	}
 	w.policies, err = snapshot.NewPolicies(snapshot.PolicyConfig{Snapshots: w.m, Servers: w.servers, Records: w.runs,
-		Say: func(_, text string) { w.said = append(w.said, text) }, Now: func() time.Time { return w.now() }})
+		Say: w.say, Now: w.now})
 	if err != nil {
 		return err
 	}
@@ -98,12 +100,14 @@ func (w *world) startErr() error {
 	return w.m.Recover(w.t.Context())
 }
 
+func (w *world) now() time.Time { return time.Now().Add(time.Duration(w.jump.Load())) }
+
 func (w *world) close() {
 	w.m.Close()
 	w.servers.Close()
 }
 
-func (w *world) quiet(server, root string, tasks bool) snapshot.Quiet {
+func (w *world) quiet(_, root string, tasks bool, held func(time.Duration)) snapshot.Quiet {
 	return func(context.Context) (func() error, error) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
@@ -115,9 +119,22 @@ func (w *world) quiet(server, root string, tasks bool) snapshot.Quiet {
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			w.loud++
+			held(7 * time.Millisecond)
 			return nil
 		}, nil
 	}
+}
+
+func (w *world) say(_, text string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.told = append(w.told, text)
+}
+
+func (w *world) said() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.told)
 }
 
 // server makes a server with four written blocks.
