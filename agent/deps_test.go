@@ -46,6 +46,7 @@ var arrows = map[string]struct {
 	"image":   {"fault store undo units vserver", "the domain asks its edges through interfaces of its own"},
 	"network": {"fault store undo units vserver", "the domain asks its edges through interfaces of its own"},
 
+	"backup":   {"fault schedule snapshot undo units vserver", "backups are of snapshots; the stores they lie in speak protocols of their own"},
 	"snapshot": {"fault schedule store undo units vserver", "snapshots are of servers; the pool they lie in is an edge"},
 
 	// Row 0: what knows nothing of servers.
