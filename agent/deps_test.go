@@ -44,8 +44,10 @@ var arrows = map[string]struct {
 	"vserver": {"cpuset fault store undo units", "the domain asks its edges through interfaces of its own"},
 	"image":   {"fault store undo units vserver", "the domain asks its edges through interfaces of its own"},
 	"network": {"fault store undo units vserver", "the domain asks its edges through interfaces of its own"},
+	"migrate": {"endpoint fault snapshot store undo units vserver", "moving a server is talk between agents about disks and servers; who keeps those is asked through interfaces"},
 
 	// Row 0: what knows nothing of servers.
+	"endpoint":  {"fault pki", "links between agents: what is said on them is the callers'"},
 	"api":       {"fault pki", "the contract and how to dial it: clients link this and no more"},
 	"store":     {"fault undo", "state is keys and values; what they mean is the owner's"},
 	"console":   {"fault", "it keeps terminals and outlives the agent, so it must stay small"},
