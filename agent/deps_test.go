@@ -23,31 +23,35 @@ var arrows = map[string]struct {
 	reason string
 }{
 	"":         {"provider", "main.go serves the provider and decides nothing"},
-	"provider": {"api fault units", "the provider knows the API, so that it builds on every OS and can do nothing that the API can't"},
+	"provider": {"api fault schedule units", "the provider knows the API, so that it builds on every OS and can do nothing that the API can't"},
 
 	// The reflejo program wires the rest together, so it may know all that an agent is made of.
-	"agent": {"api bridge cgroup console cpuset disk fault guestinit image metrics network oci pki service store sysctl units vserver",
+	"agent": {"api backup bridge cgroup console cpuset disk endpoint fault guestinit image metrics migrate network oci pki quiesce schedule service snapshot store sysctl units vserver",
 		"main wires everything; tests' and benchmarks' packages stay out of the program"},
 
 	// Row 3: requests in, domain calls out.
-	"service": {"api fault image network pki store units vserver", "the service translates; what it may touch is the domain, never the kernel"},
+	"service": {"api fault image network pki schedule snapshot store units vserver", "the service translates; what it may touch is the domain, never the kernel"},
 	"metrics": {"fault image network vserver", "metrics are read from the domain, so that fakes can be measured too"},
 
 	// Row 2: edges. They know the domain's types; the domain does not know them, and they
 	// do not know each other.
-	"disk":   {"fault image undo units vserver", "an edge serves the domain and stands alone, so that another can take its place"},
-	"cgroup": {"cpuset fault undo units vserver", "an edge serves the domain and stands alone"},
-	"bridge": {"fault network undo units vserver", "an edge serves the domain and stands alone"},
-	"oci":    {"console fault guestinit undo units vserver", "an edge serves the domain; the console and the init are parts of running an OS"},
+	"disk":    {"cpuset fault image snapshot undo units vserver", "an edge serves the domain and stands alone, so that another can take its place"},
+	"cgroup":  {"cpuset fault undo units vserver", "an edge serves the domain and stands alone"},
+	"quiesce": {"fault undo", "it freezes what it is given, and knows nothing of servers and pools"},
+	"bridge":  {"fault network undo units vserver", "an edge serves the domain and stands alone"},
+	"oci":     {"console fault guestinit undo units vserver", "an edge serves the domain; the console and the init are parts of running an OS"},
 
 	// Row 1: the domain, one folder per word of the user.
-	"vserver": {"cpuset fault store undo units", "the domain asks its edges through interfaces of its own"},
+	"vserver": {"cpuset fault schedule store undo units", "the domain asks its edges through interfaces of its own"},
 	"image":   {"fault store undo units vserver", "the domain asks its edges through interfaces of its own"},
 	"network": {"fault store undo units vserver", "the domain asks its edges through interfaces of its own"},
 	"migrate": {"endpoint fault snapshot store undo units vserver", "moving a server is talk between agents about disks and servers; who keeps those is asked through interfaces"},
 
+	"snapshot": {"fault schedule store undo units vserver", "snapshots are of servers; the pool they lie in is an edge"},
+
 	// Row 0: what knows nothing of servers.
 	"endpoint":  {"fault pki", "links between agents: what is said on them is the callers'"},
+	"schedule":  {"fault", "when something is due and what is kept, nothing else"},
 	"api":       {"fault pki", "the contract and how to dial it: clients link this and no more"},
 	"store":     {"fault undo", "state is keys and values; what they mean is the owner's"},
 	"console":   {"fault", "it keeps terminals and outlives the agent, so it must stay small"},
@@ -64,16 +68,17 @@ var arrows = map[string]struct {
 	"provider/schemajson": {"provider", "it prints the provider's schema for the reference pages"},
 	"testbed":             {"api fault pki units vserver", "the testbed uses what a user has: programs and the API"},
 	"testvm":              {"api fault pki testbed units", "the virtual machine uses what a user has"},
-	"bench":               {"api cgroup bridge cpuset disk fault image network oci pki service store testbed undo units vserver", "benchmarks measure the parts as well as the whole"},
+	"bench":               {"api cgroup bridge cpuset disk fault image network oci pki quiesce service snapshot store testbed undo units vserver", "benchmarks measure the parts as well as the whole"},
 }
 
 // pure are the packages that decide: no clock, no randomness, no file, process or network
 // of their own, so that every path can be walked by a table.
 var pure = map[string]string{
-	"fault":  "errors are values",
-	"undo":   "a stack of functions",
-	"units":  "text to number and back",
-	"cpuset": "sets of processors",
+	"fault":    "errors are values",
+	"undo":     "a stack of functions",
+	"units":    "text to number and back",
+	"cpuset":   "sets of processors",
+	"schedule": "times in, decisions out",
 }
 
 // impure are the packages of the standard library that a pure package can't import.

@@ -25,6 +25,7 @@ type providerConfig struct {
 	KeyFile           types.String `tfsdk:"key_file"`
 	KeyPEM            types.String `tfsdk:"key_pem"`
 	ForgetUnreachable types.Bool   `tfsdk:"forget_unreachable"`
+	LostHosts         types.Set    `tfsdk:"lost_hosts"`
 }
 
 type hostConfig struct {
@@ -71,6 +72,9 @@ func (c providerConfig) unknown(ctx context.Context) []string {
 	if tf, err := c.Hosts.ToTerraformValue(ctx); err == nil && !tf.IsFullyKnown() {
 		names = append(names, "hosts")
 	}
+	if tf, err := c.LostHosts.ToTerraformValue(ctx); err == nil && !tf.IsFullyKnown() {
+		names = append(names, "lost_hosts")
+	}
 	for _, s := range c.secrets() {
 		if s.file.IsUnknown() {
 			names = append(names, s.name+"_file")
@@ -92,6 +96,7 @@ func (c providerConfig) hosts(ctx context.Context, getenv func(string) string) (
 		h.unknown = strings.Join(names, ", ")
 		return h, diags
 	}
+	c.lost(getenv, h.lost, &diags)
 	addresses := c.addresses(ctx, getenv, &diags)
 	credentials := c.credentials(getenv, &diags)
 	if diags.HasError() {
@@ -107,6 +112,29 @@ func (c providerConfig) hosts(ctx context.Context, getenv func(string) string) (
 		h.add(name, client)
 	}
 	return h, diags
+}
+
+// envLostHosts names the hosts that are gone for good, separated by commas.
+const envLostHosts = "REFLEJO_LOST_HOSTS"
+
+// lost reads the hosts that are gone for good.
+func (c providerConfig) lost(getenv func(string) string, names map[string]bool, diags *diag.Diagnostics) {
+	if !c.LostHosts.IsNull() {
+		for _, name := range stringsOf(c.LostHosts) {
+			names[name] = true
+		}
+		return
+	}
+	for name := range strings.SplitSeq(getenv(envLostHosts), ",") {
+		name = strings.TrimSpace(name)
+		if name != "" && !labelPattern.MatchString(name) {
+			at := path.Root("lost_hosts")
+			diags.AddAttributeError(at, "Invalid hosts in the environment", fmt.Sprintf("Attribute lost_hosts is not set, and in the environment variable %s %q is not the name of a host.", envLostHosts, clip(name)))
+		}
+		if name != "" {
+			names[name] = true
+		}
+	}
 }
 
 func (c providerConfig) addresses(ctx context.Context, getenv func(string) string, diags *diag.Diagnostics) map[string]string {

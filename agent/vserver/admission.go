@@ -1,7 +1,6 @@
 package vserver
 
 import (
-	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -12,15 +11,12 @@ import (
 
 // admitNew turns an accepted spec into its record. m.mu is held.
 func (m *Manager) admitNew(spec Spec) (Record, error) {
-	image, err := m.cfg.Images.Find(spec.Image)
+	image, err := m.imageFor(spec)
 	if err != nil {
-		return Record{}, &fault.Error{Kind: fault.KindOf(err), Field: "image", Err: fmt.Errorf("create server %s: %w", spec.Name, err)}
+		return Record{}, err
 	}
 	spec.Image = image.ID
-	if spec.Disk.Size < image.Size {
-		return Record{}, fault.Field("disk.size", "disk size %s: image %s needs at least %s", formatBytes(spec.Disk.Size), image.ID, formatBytes(image.Size))
-	}
-	rec := Record{Spec: spec, Phase: PhaseCreate, Want: wanted(spec.Power, PowerRunning), Image: image, Generation: 1, Created: time.Now().UTC()}
+	rec := Record{Spec: spec, Phase: PhaseCreate, Source: spec.CloneOf, Want: wanted(spec.Power, PowerRunning), Image: image, Generation: 1, Created: time.Now().UTC()}
 	rec.Operation = Operation{Kind: "create", Started: rec.Created}
 	if err := m.admit(&rec, nil); err != nil {
 		return Record{}, err
@@ -36,7 +32,7 @@ func (m *Manager) admit(rec *Record, was *Spec) error {
 	if err := checkUnique(others, rec.Spec); err != nil {
 		return err
 	}
-	if err := Admit(m.cfg.Capacity(), others, rec.Spec, was); err != nil {
+	if err := Admit(m.cfg.Capacity().less(m.reserved()), others, rec.Spec, was); err != nil {
 		return err
 	}
 	return m.assign(rec)

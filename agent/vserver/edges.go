@@ -277,11 +277,14 @@ type Preparation struct {
 }
 
 // Captures are the snapshots of this host, as far as servers need them (package snapshot).
+// Find and Reserved are called while the manager decides: they answer from memory and never
+// call back.
 type Captures interface {
 	// Find describes a complete snapshot; fault.NotFound where there is none.
 	Find(id string) (Capture, error)
 	// Keep takes the safety snapshot id of the server's disk, which is not attached, and
-	// returns when it is complete. One of this id that is there is kept.
+	// returns when it is complete. One of this id that is there is kept. It is called while
+	// the server is at an operation.
 	Keep(ctx context.Context, id string, r Record) error
 	// Copy makes the server's disk, which is not attached, a writable copy of a snapshot
 	// with at least size bytes, in one step (see snapshot.Disks).

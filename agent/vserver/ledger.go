@@ -48,6 +48,12 @@ func Promised(specs []Spec) Resources {
 	return sum
 }
 
+// less is the capacity without that much of the pool.
+func (c Capacity) less(disk int64) Capacity {
+	c.Disk = max(0, c.Disk-disk)
+	return c
+}
+
 // Resources is the capacity as amounts.
 func (c Capacity) Resources() Resources {
 	return Resources{MilliCores: c.MilliCores, Memory: c.Memory, Disk: c.Disk, Ingress: c.Ingress, Egress: c.Egress}

@@ -57,16 +57,22 @@ type Edges struct {
 
 // Config is what a manager is made of.
 type Config struct {
-	Host        string
-	Records     Records
-	Edges       Edges
-	Segments    Segments
-	Images      Images
-	Capacity    func() Capacity
-	IDs         IDRange // the range that servers' own ranges are cut from
-	Parallel    int     // operations at once; 0 means 8
-	Log         hclog.Logger
+	Host     string
+	Records  Records
+	Edges    Edges
+	Segments Segments
+	Images   Images
+	Captures Captures // nil: this host has no snapshots
+	Capacity func() Capacity
+	IDs      IDRange // the range that servers' own ranges are cut from
+	Parallel int     // operations at once; 0 means 8
+	Log      hclog.Logger
+	// Superseded says which host took a server over as this one was lost, "" if none did. It
+	// is asked before an agent's start starts a server; an error means that nobody who would
+	// know could be asked: then the server waits. nil: nobody takes servers over.
+	Superseded  func(ctx context.Context, r Record) (host string, err error)
 	Observe     func(operation string, took time.Duration, err error) // for metrics; may be nil
+	Changed     func(v View, was State)                               // a server has settled in another state; may be nil, and must not wait
 	RetryDelays []time.Duration                                       // between tries of what nobody waits for (recovery); nil means 1s, 5s, 15s
 }
 
@@ -100,6 +106,9 @@ func NewManager(cfg Config) (*Manager, error) {
 	if cfg.Observe == nil {
 		cfg.Observe = func(string, time.Duration, error) {}
 	}
+	if cfg.Changed == nil {
+		cfg.Changed = func(View, State) {}
+	}
 	if cfg.RetryDelays == nil {
 		cfg.RetryDelays = []time.Duration{time.Second, 5 * time.Second, 15 * time.Second}
 	}
@@ -131,6 +140,10 @@ func (m *Manager) Close() {
 // Create admits and records a new server and begins to make it. The same spec under the
 // same id again is the same request; a creation that failed is begun anew.
 func (m *Manager) Create(ctx context.Context, spec Spec) (View, error) {
+	spec, err := m.fromSource(spec)
+	if err != nil {
+		return View{}, err
+	}
 	spec = spec.WithDefaults()
 	if err := spec.Validate(); err != nil {
 		return View{}, err
@@ -191,6 +204,9 @@ func (m *Manager) Update(ctx context.Context, spec Spec) (View, error) {
 	return m.change(ctx, spec.ID, "update", false, func(rec *Record) error {
 		old := rec.Spec
 		spec.FirstBoot.UserData = old.FirstBoot.UserData
+		if spec.Image == "" && old.CloneOf != "" {
+			spec.Image = old.Image
+		}
 		if image, err := m.cfg.Images.Find(spec.Image); err == nil {
 			spec.Image = image.ID
 		}
@@ -200,64 +216,21 @@ func (m *Manager) Update(ctx context.Context, spec Spec) (View, error) {
 		if spec.Disk.Size < old.Disk.Size {
 			return fault.Field("disk.size", "update server %s: disk is %s and can't shrink to %s", spec.Name, formatBytes(old.Disk.Size), formatBytes(spec.Disk.Size))
 		}
-		if rec.Phase != PhaseLive {
-			return fault.New(fault.Precondition, "update server %s: it is not complete (%s); delete it", spec.Name, rec.Phase)
+		if err := rec.operable("update"); err != nil {
+			return err
+		}
+		if spec.CloneOf != old.CloneOf {
+			return fault.Field("clone_of", "update server %s: what a server's disk started from can't be changed; use restore_from, or make a new server", spec.Name)
 		}
 		rec.Spec = spec
 		rec.Want = wanted(spec.Power, rec.Want)
 		rec.Generation++
+		if spec.RestoreFrom != old.RestoreFrom && spec.RestoreFrom != "" {
+			if err := m.askRestore(rec, spec.RestoreFrom, safetyID(*rec)); err != nil {
+				return err
+			}
+		}
 		return m.admit(rec, &old)
-	})
-}
-
-// wanted is the power after a spec was accepted: what it says, else what was.
-func wanted(p, was Power) Power {
-	if p == PowerUnmanaged {
-		return was
-	}
-	return p
-}
-
-// SetPower carries out one power action. Where the spec manages power, the result becomes
-// the wanted one. A zero timeout means the server's own.
-func (m *Manager) SetPower(ctx context.Context, idOrName string, a PowerAction, timeout time.Duration) (View, error) {
-	if timeout < 0 || timeout > maxShutdown {
-		return View{}, fault.Field("timeout", "timeout %s: want 0s … 1h", timeout)
-	}
-	return m.change(ctx, idOrName, string(a), a == ActionKill, func(rec *Record) error {
-		if rec.Phase != PhaseLive {
-			return fault.New(fault.Precondition, "%s server %s: it is not complete (%s)", a, rec.Spec.Name, rec.Phase)
-		}
-		rec.Force, rec.Timeout = a == ActionKill, timeout
-		switch a {
-		case ActionStart:
-			if rec.Want != PowerSuspended {
-				rec.Want = PowerRunning
-			}
-		case ActionStop, ActionKill:
-			rec.Want = PowerStopped
-		case ActionSuspend:
-			if rec.Want == PowerStopped {
-				return fault.New(fault.Precondition, "suspend server %s: it is stopped; start it first", rec.Spec.Name)
-			}
-			rec.Want = PowerSuspended
-		case ActionResume:
-			if rec.Want == PowerStopped {
-				return fault.New(fault.Precondition, "resume server %s: it is stopped; start it instead", rec.Spec.Name)
-			}
-			rec.Want = PowerRunning
-		case ActionReboot:
-			if rec.Want == PowerStopped {
-				return fault.New(fault.Precondition, "reboot server %s: it is stopped; start it instead", rec.Spec.Name)
-			}
-			rec.Want, rec.Rebooting = PowerRunning, true
-		default:
-			return fault.Field("action", "power action %q: want start, stop, kill, suspend, resume or reboot", a)
-		}
-		if rec.Spec.Power != PowerUnmanaged {
-			rec.Spec.Power, rec.Applied.Power = rec.Want, rec.Want
-		}
-		return nil
 	})
 }
 
@@ -271,6 +244,9 @@ func (m *Manager) Delete(ctx context.Context, idOrName string) error {
 		if rec.Spec.DeletionProtection && rec.Phase == PhaseLive {
 			return &fault.Error{Kind: fault.Precondition, Field: "deletion_protection",
 				Err: fmt.Errorf("delete server %s: it is protected; set deletion_protection = false first", rec.Spec.Name)}
+		}
+		if rec.Leaving != "" || rec.Phase == PhaseIncoming {
+			return rec.operable("delete")
 		}
 		rec.Force = rec.Force || rec.Phase != PhaseLive
 		rec.Phase, rec.Rebooting, rec.Timeout = PhaseDelete, false, 0
@@ -311,6 +287,20 @@ func (m *Manager) Watch(ctx context.Context, id string) (<-chan View, error) {
 	return s.watch(ctx), nil
 }
 
+// Say adds a message to what people see of a server; one that is not here is not told.
+func (m *Manager) Say(id, text string) {
+	s, err := m.find(id)
+	if err != nil {
+		return
+	}
+	s.mu.Lock()
+	if n := len(s.rec.Messages); n == 0 || s.rec.Messages[n-1].Text != text { // not the same every minute
+		s.rec.say(time.Now(), text) // durable with the next change
+	}
+	s.mu.Unlock()
+	s.notify()
+}
+
 // Usage reads a server's counters. fault.Precondition where it does not run.
 func (m *Manager) Usage(ctx context.Context, idOrName string) (Usage, error) {
 	s, err := m.find(idOrName)
@@ -331,11 +321,21 @@ func (m *Manager) LinkUsage(ctx context.Context, id string) (map[string]LinkUsag
 
 // Resources is what the host can promise, has promised, and has left.
 func (m *Manager) Resources() (capacity, promised, free Resources) {
-	c := m.cfg.Capacity()
+	c, reserved := m.cfg.Capacity(), m.reserved()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	specs := m.otherSpecs("")
-	return c.Resources(), Promised(specs), c.Free(specs)
+	promised = Promised(specs)
+	promised.Disk += reserved
+	return c.Resources(), promised, c.less(reserved).Free(specs)
+}
+
+// reserved is what snapshots may come to take.
+func (m *Manager) reserved() int64 {
+	if m.cfg.Captures == nil {
+		return 0
+	}
+	return m.cfg.Captures.Reserved()
 }
 
 // UsersOfImage counts the servers made from an image.

@@ -1,6 +1,7 @@
 package vserver_test
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -19,6 +20,9 @@ type world struct {
 	t    *testing.T
 	host *vservertest.Host
 	m    *vserver.Manager
+
+	captures   vserver.Captures
+	superseded func(context.Context, vserver.Record) (string, error)
 }
 
 // inWorld runs f in a bubble with its own time.
@@ -34,7 +38,9 @@ func inWorld(t *testing.T, f func(w *world)) {
 // start is an agent's start.
 func (w *world) start() {
 	w.t.Helper()
-	m, err := vserver.NewManager(w.host.Config())
+	config := w.host.Config()
+	config.Captures, config.Superseded = w.captures, w.superseded
+	m, err := vserver.NewManager(config)
 	if err != nil {
 		w.t.Fatal(err)
 	}

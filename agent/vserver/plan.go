@@ -23,7 +23,11 @@ const (
 	StepDiskDetach    Step = "disk.detach"
 	StepDiskRemove    Step = "disk.remove"
 	StepRestart       Step = "restart" // the stop of a reboot is done: forget that it was asked
-	StepForget        Step = "forget"  // the record goes
+	StepSnapshotKeep  Step = "snapshot.keep"
+	StepDiskRestore   Step = "disk.restore"
+	StepRestored      Step = "restored" // a restore in place is done: forget that it was asked
+	StepSnapshotsGone Step = "snapshots.gone"
+	StepForget        Step = "forget" // the record goes
 )
 
 // Steps are all steps there are, in no order that matters. Tests that kill the agent walk it.
@@ -31,7 +35,7 @@ func Steps() []Step {
 	return []Step{
 		StepDiskCreate, StepDiskGrow, StepDiskAttach, StepLimits, StepPrepare, StepRunCreate, StepNetwork, StepRunStart,
 		StepFreeze, StepThaw, StepShutdown, StepKill, StepRunDelete, StepNetworkRemove, StepLimitsRemove, StepDiskDetach,
-		StepDiskRemove, StepRestart, StepForget,
+		StepDiskRemove, StepRestart, StepSnapshotKeep, StepDiskRestore, StepRestored, StepSnapshotsGone, StepForget,
 	}
 }
 
@@ -55,11 +59,19 @@ func (h Have) frozen() bool  { return h.Group != nil && h.Group.Frozen }
 func Plan(r Record, h Have) []Step {
 	switch r.Phase {
 	case PhaseDelete:
+		return append(planGone(r, h), StepSnapshotsGone, StepForget)
+	case PhaseMoved:
 		return append(planGone(r, h), StepForget)
 	case PhaseUndo:
 		return planGone(r, h)
-	case PhaseFailed:
+	case PhaseFailed, PhaseIncoming:
 		return nil
+	}
+	if r.Leaving != "" || r.Closed != "" {
+		return planStopped(r, h)
+	}
+	if r.Restore.Snapshot != "" {
+		return planRestore(r, h)
 	}
 	if r.Rebooting {
 		return append(planStopped(r, h), append([]Step{StepRestart}, planUp(r, halfDown(h))...)...)
@@ -81,6 +93,27 @@ func Plan(r Record, h Have) []Step {
 		}
 		return planUp(r, h)
 	}
+}
+
+// planRestore stops the server, keeps what it has, puts the snapshot in place of it, and
+// leads to what is wanted. A disk that is lost is no obstacle.
+func planRestore(r Record, h Have) []Step {
+	s := planDown(r, h)
+	if h.Disk != nil && h.Disk.Attached {
+		s = append(s, StepDiskDetach)
+	}
+	if h.Disk != nil {
+		s = append(s, StepSnapshotKeep)
+	}
+	s = append(s, StepDiskRestore, StepRestored)
+	if r.Want == PowerStopped {
+		return s
+	}
+	s = append(s, planUp(r, Have{Disk: &DiskInfo{Size: r.Spec.Disk.Size}})...)
+	if r.Want == PowerSuspended {
+		s = append(s, StepFreeze)
+	}
+	return s
 }
 
 // halfDown is what a reboot's stop leaves: the disk stays attached, the group stays.

@@ -66,6 +66,15 @@ func apply(t interface{ Fatalf(string, ...any) }, r *Record, h *Have, s Step) {
 		h.Run = nil
 	case StepRestart:
 		r.Rebooting = false
+	case StepSnapshotKeep:
+		need(h.Run == nil && h.Disk != nil && !h.Disk.Attached, "a detached disk")
+	case StepDiskRestore:
+		need(h.Run == nil && (h.Disk == nil || !h.Disk.Attached), "no attached disk")
+		h.Disk = &DiskInfo{Size: r.Spec.Disk.Size}
+	case StepRestored:
+		r.restored()
+	case StepSnapshotsGone:
+		need(h.Disk == nil, "the disk gone")
 	case StepForget:
 	default:
 		t.Fatalf("step %s is not in this test", s)
@@ -91,7 +100,7 @@ func copyHave(h Have) Have {
 // reachable draws what can be there: a runtime needs a group and an attached disk.
 func reachable(t *rapid.T) (Record, Have) {
 	r := Record{
-		Phase:     rapid.SampledFrom([]Phase{PhaseCreate, PhaseLive, PhaseUndo, PhaseDelete}).Draw(t, "phase"),
+		Phase:     rapid.SampledFrom([]Phase{PhaseCreate, PhaseLive, PhaseUndo, PhaseDelete, PhaseMoved}).Draw(t, "phase"),
 		Want:      rapid.SampledFrom([]Power{PowerRunning, PowerStopped, PowerSuspended}).Draw(t, "want"),
 		Force:     rapid.Bool().Draw(t, "force"),
 		Rebooting: rapid.Bool().Draw(t, "rebooting"),
@@ -100,6 +109,12 @@ func reachable(t *rapid.T) (Record, Have) {
 	}
 	if r.Rebooting {
 		r.Want = PowerRunning
+	}
+	if r.Phase == PhaseLive && rapid.Bool().Draw(t, "restore") {
+		r.Restore = Restore{Snapshot: "s", Safety: "t"}
+	}
+	if r.Phase == PhaseLive && rapid.Bool().Draw(t, "leaving") {
+		r.Leaving = "beta"
 	}
 	var h Have
 	h.Verified = rapid.Bool().Draw(t, "verified")
@@ -135,8 +150,11 @@ func TestPlanConvergesFromAnywhere(t *testing.T) {
 		}
 		h.Verified, r.Applied = true, r.Spec
 		steps := Plan(r, h)
-		if r.Phase == PhaseDelete {
-			steps = steps[:len(steps)-1] // StepForget is always asked for
+		switch r.Phase { // what ends in StepForget has no state for which nothing is left to do
+		case PhaseDelete:
+			steps = steps[:len(steps)-2]
+		case PhaseMoved:
+			steps = steps[:len(steps)-1]
 		}
 		if len(steps) != 0 {
 			t.Fatalf("still to do after a whole plan: %v; record %+v have %+v", steps, r, h)
@@ -148,11 +166,11 @@ func TestPlanConvergesFromAnywhere(t *testing.T) {
 func checkReached(t *rapid.T, r Record, h Have) {
 	nothing := h.Run == nil && h.Group == nil && !h.Links
 	switch {
-	case r.Phase == PhaseDelete || r.Phase == PhaseUndo:
+	case r.Phase == PhaseDelete || r.Phase == PhaseUndo || r.Phase == PhaseMoved:
 		if !nothing || h.Disk != nil {
 			t.Fatalf("not all gone: %+v", h)
 		}
-	case r.Want == PowerStopped:
+	case r.Want == PowerStopped || r.Leaving != "":
 		if !nothing || h.Disk == nil || h.Disk.Attached || h.Disk.Size < r.Spec.Disk.Size {
 			t.Fatalf("not stopped: %+v", h)
 		}
@@ -214,7 +232,16 @@ func TestPlans(t *testing.T) {
 		{"host came back", func(r *Record, h *Have) { *h = Have{Disk: &DiskInfo{Size: 10}} },
 			"disk.attach limits.set prepare runtime.create network.set runtime.start"},
 		{"delete", func(r *Record, h *Have) { r.Phase = PhaseDelete },
-			"shutdown network.remove runtime.delete limits.remove disk.remove forget"},
+			"shutdown network.remove runtime.delete limits.remove disk.remove snapshots.gone forget"},
+		{"moved", func(r *Record, h *Have) { r.Phase, *h = PhaseMoved, Have{Disk: &DiskInfo{Size: 10}} }, "disk.remove forget"},
+		{"on its way here", func(r *Record, h *Have) { r.Phase, *h = PhaseIncoming, Have{} }, ""},
+		{"handed over: it stays down, whatever is wanted", func(r *Record, h *Have) { r.Leaving, *h = "beta", Have{Disk: &DiskInfo{Size: 10}} }, ""},
+		{"restore", func(r *Record, h *Have) { r.Restore.Snapshot = "s" },
+			"shutdown network.remove runtime.delete limits.remove disk.detach snapshot.keep disk.restore restored disk.attach limits.set prepare runtime.create network.set runtime.start"},
+		{"restore what is stopped", func(r *Record, h *Have) {
+			r.Restore.Snapshot, r.Want, *h = "s", PowerStopped, Have{Disk: &DiskInfo{Size: 10}}
+		}, "snapshot.keep disk.restore restored"},
+		{"restore a lost disk", func(r *Record, h *Have) { r.Restore.Snapshot, r.Want, *h = "s", PowerStopped, Have{} }, "disk.restore restored"},
 		{"reboot", func(r *Record, h *Have) { r.Rebooting = true },
 			"shutdown network.remove runtime.delete limits.remove disk.detach restart disk.attach limits.set prepare runtime.create network.set runtime.start"},
 	} {

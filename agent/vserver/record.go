@@ -13,9 +13,16 @@ type Record struct {
 	Spec      Spec
 	Applied   Spec // the last spec that was carried out whole; what a failed update falls back to
 	Phase     Phase
-	Want      Power // running, stopped or suspended: what the server should be when nothing is under way
-	Rebooting bool  // a reboot has been accepted and its stop is not finished
-	Force     bool  // the stop that is under way does not ask the guest
+	Source    string  // snapshot that the disk starts from, "" for the image's base disk
+	Restore   Restore // a restore in place that is under way
+	Leaving   string  // host that the server is being handed over to: it may not be started here
+	MovedTo   string  // with PhaseMoved: the host that has it now
+	Arriving  int64   // with PhaseIncoming: bytes that its snapshots will take
+	Term      uint64  // +1 each time that a host took the server over as its own was lost
+	Closed    string  // host that took it over as this one was lost: what is here is never started again
+	Want      Power   // running, stopped or suspended: what the server should be when nothing is under way
+	Rebooting bool    // a reboot has been accepted and its stop is not finished
+	Force     bool    // the stop that is under way does not ask the guest
 	Timeout   time.Duration
 	Image     Image // as it was when the server was made
 	IDs       IDRange
@@ -33,13 +40,23 @@ type Record struct {
 // Phase is what has to become of a record.
 type Phase string
 
+// Restore is a snapshot that is to be put back in place of the disk; the zero value is none.
+type Restore struct {
+	Snapshot string
+	Safety   string // id of the snapshot that is taken before
+}
+
 // The phases of a record.
 const (
-	PhaseCreate Phase = "create" // being made for the first time; a failure takes all back
-	PhaseLive   Phase = "live"   // exists; a failure leaves it as near to what it was as can be
-	PhaseUndo   Phase = "undo"   // its creation failed: everything but the record goes
-	PhaseFailed Phase = "failed" // its creation failed and nothing is left but this record
-	PhaseDelete Phase = "delete" // everything goes, the record last
+	// PhaseIncoming is a server that is on its way here: everything is promised to it and
+	// nothing is done for it, until Accept or Abandon.
+	PhaseIncoming Phase = "incoming"
+	PhaseCreate   Phase = "create" // being made for the first time; a failure takes all back
+	PhaseLive     Phase = "live"   // exists; a failure leaves it as near to what it was as can be
+	PhaseUndo     Phase = "undo"   // its creation failed: everything but the record goes
+	PhaseFailed   Phase = "failed" // its creation failed and nothing is left but this record
+	PhaseDelete   Phase = "delete" // everything goes, the record last
+	PhaseMoved    Phase = "moved"  // another host has it: everything goes here
 )
 
 // Assigned is what was decided for one interface.
@@ -87,7 +104,7 @@ func (r Record) holds() Spec {
 	s, was := r.Spec, r.Applied
 	s.CPU.MilliCores = max(s.CPU.MilliCores, was.CPU.MilliCores)
 	s.Memory.Max = max(s.Memory.Max, was.Memory.Max)
-	s.Disk.Size = max(s.Disk.Size, was.Disk.Size)
+	s.Disk.Size = max(s.Disk.Size, was.Disk.Size) + r.Arriving
 	return s
 }
 
@@ -101,6 +118,7 @@ func (r Record) assigned() []Assigned {
 func (s Spec) clone() Spec {
 	s.Labels = cloneMap(s.Labels)
 	s.DNS.Servers, s.DNS.Search = cloneSlice(s.DNS.Servers), cloneSlice(s.DNS.Search)
+	s.SnapshotPolicy.On = cloneSlice(s.SnapshotPolicy.On)
 	nics := cloneMap(s.Network)
 	for k, n := range nics {
 		n.Publish = cloneMap(n.Publish)

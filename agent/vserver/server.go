@@ -39,6 +39,7 @@ type server struct {
 	unwatch   context.CancelFunc // ends the goroutine that waits for init's end
 	cpuset    string             // last one set
 	stored    [sha256.Size]byte  // of the record as the store is known to have it; zero if it is not
+	job       *job               // what the next operation is, if it is no plan
 }
 
 func newServer(m *Manager, rec Record) *server {
@@ -81,7 +82,7 @@ func (s *server) turn(ctx context.Context, interrupt bool) error {
 	s.mu.Lock()
 	idle, cancel := s.idle, s.interrupt
 	// A deletion is never broken off, only awaited.
-	if interrupt && s.busy && s.rec.Phase != PhaseDelete {
+	if interrupt && s.busy && s.rec.Phase != PhaseDelete && s.rec.Phase != PhaseMoved && s.rec.Leaving == "" {
 		cancel(errInterrupted)
 		ctx = context.WithoutCancel(ctx)
 	}
@@ -142,7 +143,7 @@ func (s *server) view() View {
 func (s *server) viewLocked() View {
 	rec := s.rec.clone()
 	v := View{Spec: rec.Spec, State: s.stateLocked(), Created: rec.Created, Operation: rec.Operation, Generation: rec.Generation,
-		Messages: rec.Messages, Gone: s.deleted, NICs: make(map[string]NICView, len(rec.Links))}
+		Messages: rec.Messages, Gone: s.deleted, MovedTo: rec.MovedTo, NICs: make(map[string]NICView, len(rec.Links))}
 	v.Spec.FirstBoot.UserData = ""
 	if s.have.running() {
 		v.Started = rec.Started
@@ -163,10 +164,14 @@ func (s *server) stateLocked() State {
 		return StateCreating
 	case PhaseFailed:
 		return StateFailed
-	case PhaseDelete:
+	case PhaseIncoming:
+		return StateIncoming
+	case PhaseDelete, PhaseMoved:
 		return StateDeleting
 	}
 	switch {
+	case s.rec.Closed != "":
+		return StateClosed
 	case s.have.running() && s.have.frozen():
 		return StateSuspended
 	case s.have.running():

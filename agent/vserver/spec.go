@@ -6,7 +6,11 @@
 //	ledger.go    pure: what the host promised, what it has left
 //	admission.go what a new or changed server is given: addresses, ids, its share
 //	plan.go      pure: (record, inventory, wanted) → steps
-//	manager.go   the loop that runs steps, one server at a time each
+//	manager.go   what callers ask for, one server at a time each
+//	work.go      the loop that runs steps
+//	hold.go      what others do to a server's disk (snapshots, migration) while nobody else may
+//	restore.go   a disk from a snapshot: in place, or for a new server
+//	move.go      a server comes from another host, or goes to one
 //	edges.go     the kernel as this package needs it; others implement it
 //
 // A [Record] is persisted before anything is done for it, every step may run
@@ -168,5 +172,7 @@ const (
 	StateStopped   State = "stopped"
 	StateSuspended State = "suspended"
 	StateDeleting  State = "deleting"
-	StateFailed    State = "failed" // the operation that was to make it failed; only deletion is left
+	StateFailed    State = "failed"   // the operation that was to make it failed; only deletion is left
+	StateIncoming  State = "incoming" // on its way here from another host, which still has it
+	StateClosed    State = "closed"   // another host took it over while this one was lost; only deletion is left
 )

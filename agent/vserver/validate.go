@@ -10,6 +10,7 @@ import (
 
 	"github.com/reflejo/terraform-provider-reflejo/agent/cpuset"
 	"github.com/reflejo/terraform-provider-reflejo/agent/fault"
+	"github.com/reflejo/terraform-provider-reflejo/agent/schedule"
 )
 
 // Bounds of a Spec. They keep nonsense out; what a host can really give is the ledger's word.
@@ -33,6 +34,7 @@ const (
 	maxAllow       = 128
 	maxLabels      = 64
 	maxUserData    = 256 << 10
+	maxTarget      = 1024
 	maxShutdown    = time.Hour
 	maxDNSEntries  = 6
 	maxDeviceValue = 1 << 53 // rates: what JSON clients can still say exactly
@@ -46,6 +48,7 @@ const (
 	DefaultDisk            = 10 << 30
 	DefaultProcesses       = 4096
 	DefaultShutdownTimeout = 30 * time.Second
+	DefaultMaxDowntime     = 5 * time.Second
 )
 
 var (
@@ -87,7 +90,7 @@ func (s Spec) WithDefaults() Spec {
 // Validate checks everything about a spec that needs no knowledge of the host. The error
 // is fault.Invalid and names the attribute to blame.
 func (s Spec) Validate() error {
-	for _, check := range []func() error{s.validateIdentity, s.validateCPU, s.validateMemory, s.validateDisk, s.validateOS, s.validateNetwork} {
+	for _, check := range []func() error{s.validateIdentity, s.validateCPU, s.validateMemory, s.validateDisk, s.validateOS, s.validateNetwork, s.validateCopies} {
 		if err := check(); err != nil {
 			return err
 		}
@@ -222,6 +225,54 @@ func (s Spec) validateOS() error {
 	}
 	if len(s.FirstBoot.Version) > 255 {
 		return fault.Field("first_boot_wo_version", "first-boot version: longer than 255 bytes")
+	}
+	return nil
+}
+
+func (s Spec) validateCopies() error {
+	for _, r := range []struct{ field, id string }{{"restore_from", s.RestoreFrom}, {"clone_of", s.CloneOf}} {
+		if r.id != "" && !ValidID(r.id) {
+			return fault.Field(r.field, "%s %q: want a snapshot's id, a UUID in lower case", r.field, r.id)
+		}
+	}
+	if err := validateSchedule("snapshot_policy", s.SnapshotPolicy.Schedule, s.SnapshotPolicy.Keep); err != nil {
+		return err
+	}
+	for i, on := range s.SnapshotPolicy.On {
+		if !slices.Contains([]string{"start", "stop", "suspend"}, on) || slices.Contains(s.SnapshotPolicy.On[:i], on) {
+			return fault.Field("snapshot_policy.on", "snapshot policy on %q: want start, stop or suspend, each once", on)
+		}
+	}
+	if err := validateSchedule("backup_policy", s.BackupPolicy.Schedule, s.BackupPolicy.Keep); err != nil {
+		return err
+	}
+	if b := s.BackupPolicy; (b.Schedule == "") != (b.Target == "") || len(b.Target) > maxTarget {
+		return fault.Field("backup_policy.target", "backup policy: want a schedule and a target, such as \"s3://bucket/prefix\", of at most %d bytes", maxTarget)
+	}
+	return s.Migration.Validate()
+}
+
+func validateSchedule(field, cron string, keep schedule.Keep) error {
+	if cron != "" {
+		if _, err := schedule.Parse(cron); err != nil {
+			return fault.Field(field+".schedule", "schedule %q: %w", cron, err)
+		}
+	}
+	if err := keep.Validate(); err != nil {
+		return fault.Field(field+".keep", "keep: %w", err)
+	}
+	return nil
+}
+
+// Validate checks how a server is to be moved.
+func (m Migration) Validate() error {
+	switch {
+	case !slices.Contains([]string{"", MigrateWarm, MigrateCold}, m.Mode):
+		return fault.Field("migration.mode", "migration mode %q: want warm or cold", m.Mode)
+	case m.MaxDowntime < 0 || m.MaxDowntime > maxShutdown:
+		return fault.Field("migration.max_downtime", "max downtime %s: want 0s … 1h", m.MaxDowntime)
+	case m.Bandwidth != 0 && (m.Bandwidth < minBitrate || m.Bandwidth > maxBitrate):
+		return fault.Field("migration.bandwidth", "migration bandwidth %d bit/s: want 64kbit … 1tbit, or leave it out for no limit", m.Bandwidth)
 	}
 	return nil
 }

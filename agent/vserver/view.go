@@ -13,7 +13,8 @@ type View struct {
 	Operation  Operation
 	Generation uint64 // of the spec, +1 per accepted change
 	Messages   []Message
-	Gone       bool // last view of a deleted server
+	Gone       bool   // last view of a server that was deleted or has moved
+	MovedTo    string // with Gone: the host that has it now, "" if it was deleted
 }
 
 // NICView is what was decided for one interface.
@@ -26,15 +27,17 @@ type NICView struct {
 // Operation is the operation under way, or the last one if it failed; the zero value
 // means nothing is under way and the last one succeeded.
 type Operation struct {
-	Kind    string // create, update, start, stop, suspend, resume, reboot, delete
-	Step    string
-	Index   int // of Step, from 1
-	Steps   int
-	Started time.Time
-	Err     string
-	ErrKind string // fault kind in words
-	Field   string // the attribute to blame, "" if none is
-	Done    bool
+	Kind       string // create, update, start, stop, suspend, resume, reboot, delete, snapshot, restore, migrate
+	Step       string
+	Index      int // of Step, from 1
+	Steps      int
+	BytesDone  int64 // of a long step; 0 of 0 where nothing is counted
+	BytesTotal int64
+	Started    time.Time
+	Err        string
+	ErrKind    string // fault kind in words
+	Field      string // the attribute to blame, "" if none is
+	Done       bool
 }
 
 // Settled reports whether nothing is under way.

@@ -15,6 +15,7 @@ func (s *server) work(ctx context.Context) {
 	began := time.Now()
 	s.mu.Lock()
 	kind := s.rec.Operation.Kind
+	was := s.stateLocked()
 	s.mu.Unlock()
 	err := s.carryOut(ctx)
 	if ctx.Err() == nil {
@@ -37,6 +38,9 @@ func (s *server) work(ctx context.Context) {
 	case s.gone():
 		s.m.rebalance(s) // its cores may be others' now
 	case ctx.Err() == nil:
+		if v := s.view(); v.State != was {
+			s.m.cfg.Changed(v, was)
+		}
 		s.watchEnd()
 	}
 }
@@ -45,8 +49,17 @@ func (s *server) work(ctx context.Context) {
 // phase wants. The error is the operation's own; what happened to it is in the record.
 func (s *server) carryOut(ctx context.Context) error {
 	s.mu.Lock()
-	recovering := s.rec.Operation.Kind == opRecover
+	recovering, job := s.rec.Operation.Kind == opRecover, s.job
+	s.job = nil
 	s.mu.Unlock()
+	if job != nil {
+		return s.runJob(ctx, job)
+	}
+	if recovering {
+		if err := s.askSuperseded(ctx); err != nil {
+			return err
+		}
+	}
 	err := s.runPlan(ctx)
 	if recovering {
 		for _, pause := range s.m.cfg.RetryDelays {
@@ -129,7 +142,7 @@ func (s *server) fallBack(ctx context.Context, err error) error {
 			return errors.Join(err, undoErr, s.save(func(r *Record) { r.Operation.Done = true }))
 		}
 		return errors.Join(err, s.save((*Record).undone))
-	case PhaseDelete:
+	case PhaseDelete, PhaseMoved:
 		return errors.Join(err, s.save(func(r *Record) { r.Operation.fail(err) }))
 	}
 	// A live server: back to the spec that worked; and if it does not run although it should, it is stopped.
@@ -137,7 +150,7 @@ func (s *server) fallBack(ctx context.Context, err error) error {
 		power := r.Spec.Power
 		r.Spec, r.Links = r.Applied.clone(), maps.Clone(r.AppliedLinks)
 		r.Spec.Power = power
-		r.Rebooting = false
+		r.Rebooting, r.Restore = false, Restore{}
 	})
 	if saveErr != nil {
 		return errors.Join(err, saveErr)
@@ -166,7 +179,7 @@ func (s *server) fallBack(ctx context.Context, err error) error {
 // settle records that the operation is over, with err if it failed.
 func (s *server) settle(failed error) error {
 	s.mu.Lock()
-	if s.rec.Phase == PhaseDelete || s.rec.Phase == PhaseFailed {
+	if s.rec.Phase == PhaseDelete || s.rec.Phase == PhaseMoved || s.rec.Phase == PhaseFailed {
 		done := s.deleted
 		s.mu.Unlock()
 		if done {
@@ -182,6 +195,9 @@ func (s *server) settle(failed error) error {
 		switch {
 		case r.Phase == PhaseUndo:
 			r.undone()
+			return
+		case r.Phase == PhaseIncoming: // only Accept makes it this host's
+			r.Operation = Operation{}
 			return
 		case failed != nil:
 			r.Operation.fail(failed)
@@ -221,7 +237,7 @@ func (s *server) do(ctx context.Context, step Step) error {
 	s.mu.Unlock()
 	var err error
 	switch step {
-	case StepDiskCreate, StepDiskGrow, StepDiskAttach, StepDiskDetach, StepDiskRemove, StepPrepare:
+	case StepDiskCreate, StepDiskRestore, StepDiskGrow, StepDiskAttach, StepDiskDetach, StepDiskRemove, StepPrepare:
 		have.Disk, err = s.doDisk(ctx, step, rec, have)
 	case StepLimits, StepLimitsRemove, StepFreeze, StepThaw:
 		have.Group, err = s.doGroup(ctx, step, rec, have)
@@ -235,6 +251,14 @@ func (s *server) do(ctx context.Context, step Step) error {
 		have, err = s.doRun(ctx, step, rec, have)
 	case StepRestart:
 		err = s.save(func(r *Record) { r.Rebooting = false })
+	case StepSnapshotKeep:
+		err = s.m.cfg.Captures.Keep(ctx, rec.Restore.Safety, rec)
+	case StepRestored:
+		err = s.save((*Record).restored)
+	case StepSnapshotsGone:
+		if s.m.cfg.Captures != nil {
+			err = s.m.cfg.Captures.Gone(ctx, s.id, !rec.Spec.KeepSnapshots)
+		}
 	case StepForget:
 		return s.forget()
 	default:
@@ -259,7 +283,10 @@ func (s *server) doDisk(ctx context.Context, step Step, rec Record, have Have) (
 	var err error
 	switch step {
 	case StepDiskCreate:
-		err = disks.Create(ctx, s.id, rec.Image.ID, rec.Spec.Disk.Size)
+		err = s.createDisk(ctx, rec)
+	case StepDiskRestore:
+		err = s.m.cfg.Captures.Copy(ctx, rec.Restore.Snapshot, s.id, rec.Spec.Disk.Size)
+		now.Size = max(now.Size, rec.Spec.Disk.Size)
 	case StepDiskGrow:
 		err = disks.Grow(ctx, s.id, rec.Spec.Disk.Size)
 		now.Size = rec.Spec.Disk.Size
