@@ -121,7 +121,10 @@ func (it *item) sumContent(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return sums.Checksum(), m.writeSums(it.id, sums)
+	if err := m.writeSums(it.id, sums); err != nil {
+		m.cfg.Log.Warn("the next snapshot's checksum will take longer", "snapshot", it.id, "error", err)
+	}
+	return sums.Checksum(), nil
 }
 
 // known are the sums of the snapshot that c came after, and the ranges in which c may differ

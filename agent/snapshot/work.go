@@ -181,17 +181,15 @@ func (m *Manager) measure(ctx context.Context, id, base string) (usedBase string
 }
 
 func measureContent(ctx context.Context, c Content, base string) (usedBase string, held int64, err error) {
-	if base != "" {
-		ranges, err := c.Changed(ctx, base)
-		if err == nil {
-			return base, total(ranges), nil
-		}
-		if !fault.Is(err, fault.NotFound) {
-			return "", 0, err
-		}
+	data, err := c.Data(ctx)
+	if err != nil || base == "" {
+		return "", total(data), err
 	}
-	ranges, err := c.Data(ctx)
-	return "", total(ranges), err
+	changed, err := c.Changed(ctx, base)
+	if fault.Is(err, fault.NotFound) {
+		return "", total(data), nil
+	}
+	return base, common(data, changed), err
 }
 
 // lockChain waits for the turn to change what is counted of a server's snapshots.
