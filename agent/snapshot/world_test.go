@@ -103,7 +103,7 @@ func (w *world) close() {
 	w.servers.Close()
 }
 
-func (w *world) quiet(server, root string, tasks bool) snapshot.Quiet {
+func (w *world) quiet(server, root string, tasks bool, _ func(time.Duration)) snapshot.Quiet {
 	return func(context.Context) (func() error, error) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
