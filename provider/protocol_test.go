@@ -351,7 +351,7 @@ func TestEverythingIsDescribed(t *testing.T) {
 			}
 		})
 	}
-	if n := len(p.schemas()); n != 1+3+6+3+1 {
+	if n := len(p.schemas()); n != 1+5+9+5+3 {
 		t.Errorf("%d schemas", n)
 	}
 }
