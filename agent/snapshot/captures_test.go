@@ -109,13 +109,20 @@ func TestClone(t *testing.T) {
 	})
 }
 
-// What a new server is being made from stays.
-func TestDeleteWhileCloning(t *testing.T) {
+// What is being put back, or what a new server is being made from, stays.
+func TestDeleteWhileRestoringOrCloning(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.server("web", vserver.PowerRunning)
 		v := w.take(request("web"))
-		release := w.host.Hold(vserver.StepDiskAttach)
-		_, err := w.servers.Create(w.t.Context(), vserver.Spec{ID: uuid.NewString(), Name: "copy", CloneOf: v.ID, Power: vserver.PowerRunning, Disk: vserver.Disk{Size: diskSize}})
+		release := w.host.Hold(vserver.StepShutdown)
+		_, err := w.servers.Restore(w.t.Context(), "web", v.ID, uuid.NewString())
+		must(w.t, err)
+		synctest.Wait()
+		wantKind(w.t, w.m.Delete(w.t.Context(), v.ID), fault.Precondition, "")
+		release()
+		must(w.t, w.servers.Settled(w.t.Context()))
+		release = w.host.Hold(vserver.StepDiskAttach)
+		_, err = w.servers.Create(w.t.Context(), vserver.Spec{ID: uuid.NewString(), Name: "copy", CloneOf: v.ID, Power: vserver.PowerRunning, Disk: vserver.Disk{Size: diskSize}})
 		must(w.t, err)
 		synctest.Wait()
 		wantKind(w.t, w.m.Delete(w.t.Context(), v.ID), fault.Precondition, "")

@@ -84,6 +84,9 @@ func (m *Manager) removeStraySums() {
 
 // sum finds the checksum of a complete snapshot and records it.
 func (it *item) sum(ctx context.Context) error {
+	if rec := it.record(); rec.Phase != PhaseReady || rec.Checksum != "" {
+		return nil
+	}
 	it.step("checksum", 4)
 	select {
 	case it.m.sums <- struct{}{}:

@@ -179,8 +179,11 @@ func (it *item) watch(ctx context.Context) <-chan View {
 	ch := make(chan View, 1)
 	ch <- it.view()
 	it.watchers[ch] = struct{}{}
-	context.AfterFunc(ctx, func() { it.drop(ch) })
-	context.AfterFunc(it.m.ctx, func() { it.drop(ch) })
+	forget := context.AfterFunc(it.m.ctx, func() { it.drop(ch) })
+	context.AfterFunc(ctx, func() {
+		forget()
+		it.drop(ch)
+	})
 	return ch
 }
 

@@ -317,8 +317,9 @@ func (m *Manager) Delete(_ context.Context, id string) error {
 		return err
 	}
 	for _, s := range servers {
-		if s.Spec.CloneOf == id && s.State == vserver.StateCreating || s.Spec.RestoreFrom == id && !s.Operation.Settled() {
-			return fault.New(fault.Precondition, "delete snapshot %s: server %s is being made from it; wait until it is complete", it.rec.Name, s.Spec.Name)
+		restoring := !s.Operation.Settled() && (s.Spec.RestoreFrom == id || s.Operation.Kind == "restore" && s.Spec.ID == it.rec.Server)
+		if restoring || s.Spec.CloneOf == id && s.State == vserver.StateCreating {
+			return fault.New(fault.Precondition, "delete snapshot %s: server %s is being made from it or restored; wait until that is complete", it.rec.Name, s.Spec.Name)
 		}
 	}
 	if err := it.unused(); err != nil {

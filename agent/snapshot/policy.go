@@ -288,6 +288,9 @@ func (p *Policies) take(ctx context.Context, v vserver.View, st *policyState, re
 	st.Tried = now
 	_, err = p.cfg.Snapshots.Create(ctx, Request{ID: id, Server: v.Spec.ID, Description: "taken by the server's policy",
 		Labels: map[string]string{LabelPolicy: reason}, Origin: OriginPolicy})
+	if fault.Is(err, fault.Exhausted) && p.cfg.Snapshots.taking() {
+		return // what others may come to take is promised to them until they are complete
+	}
 	if err != nil {
 		p.failed(v, st, err)
 	}

@@ -198,6 +198,22 @@ func TestPolicyThatFails(t *testing.T) {
 	})
 }
 
+// Many servers whose policies come at the same moment take turns where the room is not
+// enough for what all of them may come to take.
+func TestPoliciesTogether(t *testing.T) {
+	withPolicies(t, func(w *world, _ func(time.Duration)) {
+		for i := range 10 {
+			w.server(fmt.Sprintf("web%d", i), vserver.PowerRunning, policy(vserver.SnapshotPolicy{Schedule: "0 * * * *"}))
+		}
+		w.room.Store(10*diskSize + diskSize + 1<<30)
+		time.Sleep(time.Hour + 12*time.Minute)
+		if n := len(w.taken("")); n != 10 || len(w.said()) != 0 {
+			t.Errorf("%d snapshots, said %q", n, w.said())
+		}
+		w.check()
+	})
+}
+
 // What can't be recorded is not done, and done when it can be.
 func TestPolicyWithoutStore(t *testing.T) {
 	withPolicies(t, func(w *world, _ func(time.Duration)) {

@@ -95,6 +95,9 @@ func (it *item) giveUp(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx) // the next start, or who broke it off, goes on from the record
 	}
+	if it.record().Phase != PhaseCreating {
+		return err
+	}
 	removeErr := it.m.cfg.Disks.Remove(ctx, it.id)
 	saveErr := it.save(in(PhaseCreating, func(r *Record) {
 		r.Phase = PhaseFailed
