@@ -55,6 +55,9 @@ func (m *Manager) Pin(id string) (release func(), err error) {
 
 // Copy implements vserver.Captures.
 func (m *Manager) Copy(ctx context.Context, id, server string, size int64) error {
+	if err := m.awaitImport(ctx, id); err != nil {
+		return err
+	}
 	release, err := m.Pin(id)
 	if err != nil {
 		return err
