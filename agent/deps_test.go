@@ -31,7 +31,7 @@ var arrows = map[string]struct {
 
 	// Row 3: requests in, domain calls out.
 	"service": {"api fault image network pki schedule snapshot store units vserver", "the service translates; what it may touch is the domain, never the kernel"},
-	"metrics": {"fault image network vserver", "metrics are read from the domain, so that fakes can be measured too"},
+	"metrics": {"fault image network snapshot vserver", "metrics are read from the domain, so that fakes can be measured too"},
 
 	// Row 2: edges. They know the domain's types; the domain does not know them, and they
 	// do not know each other.
@@ -45,10 +45,13 @@ var arrows = map[string]struct {
 	"vserver": {"cpuset fault schedule store undo units", "the domain asks its edges through interfaces of its own"},
 	"image":   {"fault store undo units vserver", "the domain asks its edges through interfaces of its own"},
 	"network": {"fault store undo units vserver", "the domain asks its edges through interfaces of its own"},
+	"migrate": {"endpoint fault snapshot store undo units vserver", "moving a server is talk between agents about disks and servers; who keeps those is asked through interfaces"},
 
+	"backup":   {"fault schedule snapshot undo units vserver", "backups are of snapshots; the stores they lie in speak protocols of their own"},
 	"snapshot": {"fault schedule store undo units vserver", "snapshots are of servers; the pool they lie in is an edge"},
 
 	// Row 0: what knows nothing of servers.
+	"endpoint":  {"fault pki", "links between agents: what is said on them is the callers'"},
 	"schedule":  {"fault", "when something is due and what is kept, nothing else"},
 	"api":       {"fault pki", "the contract and how to dial it: clients link this and no more"},
 	"store":     {"fault undo", "state is keys and values; what they mean is the owner's"},

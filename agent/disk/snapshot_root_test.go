@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/reflejo/terraform-provider-reflejo/agent/snapshot"
+	"github.com/reflejo/terraform-provider-reflejo/agent/snapshot/snapshottest"
 	"golang.org/x/sys/unix"
 )
 
@@ -261,4 +262,15 @@ func wantSnapshot(t *testing.T, p *Pool, id string, check func(root string)) {
 	check(at.Root)
 	must(t, p.Detach(t.Context(), server))
 	wantWhole(t, filepath.Join(p.disks.Name(), diskName(server)))
+}
+
+func TestSnapshotContract(t *testing.T) {
+	for fsType, cfg := range poolConfigs {
+		t.Run(fsType, func(t *testing.T) {
+			snapshottest.Contract(t, func(t *testing.T) snapshottest.Edges {
+				p := open(t, cfg(t))
+				return snapshottest.Edges{Snapshots: p.Snapshots(), Arrivals: p.Snapshots(), Disks: p, Bases: p.Bases()}
+			})
+		})
+	}
 }

@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"context"
+	"time"
 
 	"github.com/reflejo/terraform-provider-reflejo/agent/fault"
 	"github.com/reflejo/terraform-provider-reflejo/agent/vserver"
@@ -99,10 +100,7 @@ func (m *Manager) Keep(ctx context.Context, id string, server vserver.Record) er
 	done := it.begin("create", func(own context.Context) error {
 		taking, cancel := context.WithCancelCause(own)
 		unlink := context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
-		err := it.describe(server, vserver.StateStopped)
-		if err == nil {
-			err = it.takeDisk(taking, nil)
-		}
+		err := it.takeSafety(taking, server)
 		unlink()
 		cancel(nil)
 		if err != nil {
@@ -125,6 +123,18 @@ func (m *Manager) Keep(ctx context.Context, id string, server vserver.Record) er
 	default:
 		return fault.New(fault.Aborted, "take safety snapshot of server %s: broken off", server.Spec.Name)
 	}
+}
+
+// takeSafety takes a snapshot of a detached disk, unless what was broken off for it has
+// completed it.
+func (it *item) takeSafety(ctx context.Context, server vserver.Record) error {
+	if it.record().Phase == PhaseReady {
+		return nil
+	}
+	if err := it.describe(server, vserver.StateStopped); err != nil {
+		return err
+	}
+	return it.takeDisk(ctx, nil, new(time.Duration))
 }
 
 // enterSafety records a safety snapshot that is to be taken; nil if it is complete.

@@ -64,3 +64,18 @@ func total(ranges []Range) int64 {
 	}
 	return n
 }
+
+// common is the length of what is in both lists of ranges, each ascending, bytes. What a
+// snapshot differs in but does not hold, as it was given back, takes nothing.
+func common(a, b []Range) int64 {
+	n := int64(0)
+	for len(a) > 0 && len(b) > 0 {
+		n += max(0, min(a[0].End(), b[0].End())-max(a[0].Offset, b[0].Offset))
+		if a[0].End() < b[0].End() {
+			a = a[1:]
+		} else {
+			b = b[1:]
+		}
+	}
+	return n
+}

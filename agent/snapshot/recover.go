@@ -13,7 +13,6 @@ import (
 // left half done. The servers have to be recovered before. It returns when all of it is
 // under way; Settled waits for the end.
 func (m *Manager) Recover(ctx context.Context) error {
-	m.removeStraySums()
 	all, err := m.cfg.Disks.List(ctx)
 	if err != nil {
 		return fmt.Errorf("list snapshots in the pool: %w", err)
@@ -137,8 +136,10 @@ func (m *Manager) Adopt(ctx context.Context, rec Record) (View, error) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	taken := m.names(rec)
-	rec.Name = freeName(rec.Name, taken)
+	if m.items[rec.ID] != nil {
+		return View{}, fault.New(fault.Aborted, "adopt snapshot %s: another request makes one of this id", rec.ID)
+	}
+	rec.Name = freeName(rec.Name, m.names(rec))
 	if err := m.name(&rec, ""); err != nil {
 		return View{}, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/reflejo/terraform-provider-reflejo/agent/fault"
 	"github.com/reflejo/terraform-provider-reflejo/agent/vserver"
@@ -35,12 +36,14 @@ func (it *item) takeHeld(ctx context.Context, h *vserver.Held) error {
 		return err
 	}
 	var quiet Quiet
+	var held time.Duration
 	if rec := it.record(); have.Disk != nil && have.Disk.Attached && rec.Consistency == ConsistencyFilesystem {
 		// The tasks of a suspended server are frozen already, and stay so.
-		quiet = it.m.cfg.Quiet(rec.Server, have.Disk.Attachment.Root, state == vserver.StateRunning)
+		quiet = it.m.cfg.Quiet(rec.Server, have.Disk.Attachment.Root, state == vserver.StateRunning,
+			func(d time.Duration) { held = d })
 	}
 	h.Progress("snapshot", 1, 1, 0, 0)
-	return it.takeDisk(ctx, quiet)
+	return it.takeDisk(ctx, quiet, &held)
 }
 
 // describe records what the server is, before the moment that the snapshot shows: should
@@ -54,13 +57,15 @@ func (it *item) describe(server vserver.Record, state vserver.State) error {
 	}))
 }
 
-// takeDisk makes the pool's part and completes the record. Nobody else operates on the server.
-func (it *item) takeDisk(ctx context.Context, quiet Quiet) error {
+// takeDisk makes the pool's part and completes the record. Nobody else operates on the
+// server. held is for how long quiet held writers up, known when the pool's part is done.
+func (it *item) takeDisk(ctx context.Context, quiet Quiet, held *time.Duration) error {
 	it.step("take", 2)
 	taken, err := it.m.cfg.Disks.Take(ctx, it.id, it.record().Server, quiet)
 	if err != nil {
 		return err
 	}
+	taken.Pause = max(taken.Pause, *held)
 	return it.complete(ctx, taken)
 }
 
@@ -89,6 +94,9 @@ func (it *item) complete(ctx context.Context, taken Taken) error {
 func (it *item) giveUp(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx) // the next start, or who broke it off, goes on from the record
+	}
+	if it.record().Phase != PhaseCreating {
+		return err
 	}
 	removeErr := it.m.cfg.Disks.Remove(ctx, it.id)
 	saveErr := it.save(in(PhaseCreating, func(r *Record) {
@@ -176,17 +184,15 @@ func (m *Manager) measure(ctx context.Context, id, base string) (usedBase string
 }
 
 func measureContent(ctx context.Context, c Content, base string) (usedBase string, held int64, err error) {
-	if base != "" {
-		ranges, err := c.Changed(ctx, base)
-		if err == nil {
-			return base, total(ranges), nil
-		}
-		if !fault.Is(err, fault.NotFound) {
-			return "", 0, err
-		}
+	data, err := c.Data(ctx)
+	if err != nil || base == "" {
+		return "", total(data), err
 	}
-	ranges, err := c.Data(ctx)
-	return "", total(ranges), err
+	changed, err := c.Changed(ctx, base)
+	if fault.Is(err, fault.NotFound) {
+		return "", total(data), nil
+	}
+	return base, common(data, changed), err
 }
 
 // lockChain waits for the turn to change what is counted of a server's snapshots.

@@ -287,6 +287,20 @@ func (m *Manager) Watch(ctx context.Context, id string) (<-chan View, error) {
 	return s.watch(ctx), nil
 }
 
+// Say adds a message to what people see of a server; one that is not here is not told.
+func (m *Manager) Say(id, text string) {
+	s, err := m.find(id)
+	if err != nil {
+		return
+	}
+	s.mu.Lock()
+	if n := len(s.rec.Messages); n == 0 || s.rec.Messages[n-1].Text != text { // not the same every minute
+		s.rec.say(time.Now(), text) // durable with the next change
+	}
+	s.mu.Unlock()
+	s.notify()
+}
+
 // Usage reads a server's counters. fault.Precondition where it does not run.
 func (m *Manager) Usage(ctx context.Context, idOrName string) (Usage, error) {
 	s, err := m.find(idOrName)
