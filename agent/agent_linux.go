@@ -28,13 +28,11 @@ import (
 	"github.com/reflejo/terraform-provider-reflejo/agent/oci"
 	"github.com/reflejo/terraform-provider-reflejo/agent/pki"
 	"github.com/reflejo/terraform-provider-reflejo/agent/service"
+	"github.com/reflejo/terraform-provider-reflejo/agent/snapshot"
 	"github.com/reflejo/terraform-provider-reflejo/agent/store"
 	"github.com/reflejo/terraform-provider-reflejo/agent/sysctl"
 	"github.com/reflejo/terraform-provider-reflejo/agent/vserver"
 )
-
-// endpointPort is where agents listen for each other; servers never reach it.
-const endpointPort = 7444
 
 // How long a stopping agent waits: for answers under way, and for operations. What is not
 // done by then is finished by the next start.
@@ -128,18 +126,20 @@ type agent struct {
 	started time.Time
 	closers []func() // close what was opened, newest last
 
-	source   *pki.Source
-	db       *store.DB
-	pool     *disk.Pool
-	limits   *cgroup.Manager
-	bridge   *bridge.Manager
-	runtime  *oci.Runtime
-	images   *image.Manager
-	networks *network.Manager
-	servers  *vserver.Manager
-	metrics  *metrics.Metrics
-	service  *service.Service
-	capacity vserver.Capacity // without the disk, which changes
+	source    *pki.Source
+	db        *store.DB
+	pool      *disk.Pool
+	limits    *cgroup.Manager
+	bridge    *bridge.Manager
+	runtime   *oci.Runtime
+	images    *image.Manager
+	networks  *network.Manager
+	servers   *vserver.Manager
+	snapshots *snapshot.Manager
+	policies  *snapshot.Policies
+	metrics   *metrics.Metrics
+	service   *service.Service
+	capacity  vserver.Capacity // without the disk, which changes
 }
 
 func (ag *agent) onClose(f func()) { ag.closers = append(ag.closers, f) }
@@ -234,7 +234,7 @@ func (ag *agent) openEdges(ctx context.Context) error {
 
 func (ag *agent) bridgeConfig() bridge.Config {
 	c := ag.config
-	b := bridge.Config{Uplink: c.Network.Uplink, GuardedPorts: []uint16{endpointPort}, Log: ag.log.Named("network")}
+	b := bridge.Config{Uplink: c.Network.Uplink, GuardedPorts: []uint16{c.endpointPort()}, Log: ag.log.Named("network")}
 	b.HostIngress, b.HostEgress = c.Network.rates()
 	if _, port, err := net.SplitHostPort(c.Listen); err == nil {
 		if n, err := strconv.ParseUint(port, 10, 16); err == nil {
@@ -271,6 +271,9 @@ func (ag *agent) openManagers(context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := ag.openSnapshots(); err != nil {
+		return err
+	}
 	ag.servers, err = vserver.NewManager(vserver.Config{
 		Host:    c.Name,
 		Records: ag.db.Bucket("servers"),
@@ -283,6 +286,8 @@ func (ag *agent) openManagers(context.Context) error {
 		},
 		Segments: ag.networks,
 		Images:   imageFinder{ag.images},
+		Captures: ag.snapshots,
+		Changed:  func(v vserver.View, was vserver.State) { ag.policies.Changed(v, was) },
 		Capacity: ag.capacityNow,
 		IDs:      vserver.IDRange{First: uint32(c.IDRange.First), Size: uint32(c.IDRange.Count)},
 		Log:      ag.log.Named("vserver"),
@@ -292,7 +297,11 @@ func (ag *agent) openManagers(context.Context) error {
 		return err
 	}
 	ag.networks.SetServers(ag.servers)
-	ag.metrics = metrics.New(metrics.Config{Version: versionText(), Servers: ag.servers, Host: ag.hostMetrics, Log: ag.log.Named("metrics")})
+	ag.snapshots.Bind(ag.servers)
+	if err := ag.openPolicies(); err != nil {
+		return err
+	}
+	ag.metrics = metrics.New(metrics.Config{Version: versionText(), Servers: ag.servers, Snapshots: ag.snapshots, Policies: ag.policies, Host: ag.hostMetrics, Log: ag.log.Named("metrics")})
 	return nil
 }
 
@@ -300,6 +309,10 @@ func (ag *agent) openManagers(context.Context) error {
 // networks before the servers that are on them.
 func (ag *agent) recover(ctx context.Context) error {
 	ag.onClose(ag.servers.Close)
+	ag.onClose(ag.snapshots.Close)
+	if err := ag.thaw(ctx); err != nil {
+		return fmt.Errorf("thaw disks: %w", err)
+	}
 	if err := ag.images.Recover(ctx); err != nil {
 		return fmt.Errorf("take over images: %w", err)
 	}
@@ -309,15 +322,15 @@ func (ag *agent) recover(ctx context.Context) error {
 	if err := ag.servers.Recover(ctx); err != nil {
 		return fmt.Errorf("take over servers: %w", err)
 	}
-	watching, stop := context.WithCancel(context.WithoutCancel(ctx))
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		if err := ag.runtime.Watch(watching); err != nil && !errors.Is(err, context.Canceled) {
+	if err := ag.snapshots.Recover(ctx); err != nil {
+		return fmt.Errorf("take over snapshots: %w", err)
+	}
+	ag.background(ctx, ag.policies.Run)
+	ag.background(ctx, func(ctx context.Context) {
+		if err := ag.runtime.Watch(ctx); err != nil && !errors.Is(err, context.Canceled) {
 			ag.log.Error("consoles and /proc views are no longer looked after", "error", err)
 		}
-	}()
-	ag.onClose(func() { stop(); <-done })
+	})
 	return nil
 }
 
@@ -333,6 +346,8 @@ func (ag *agent) openService(context.Context) error {
 		Views:       ag.servers,
 		Networks:    ag.networks,
 		Images:      ag.images,
+		Snapshots:   ag.snapshots,
+		Restores:    ag.servers,
 		Commands:    ag.runtime,
 		Consoles:    consoles{ag.runtime, filepath.Join(ag.config.StateDir, "console")},
 		Credentials: ag.source.Get,

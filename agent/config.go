@@ -44,6 +44,10 @@ type Config struct {
 	Network    *NetworkConfig    `hcl:"network,block"`
 	IDRange    *IDRangeConfig    `hcl:"id_range,block"`
 	Runtime    *RuntimeConfig    `hcl:"runtime,block"`
+	Endpoint   *EndpointConfig   `hcl:"endpoint,block"`
+	Backup     *BackupConfig     `hcl:"backup,block"`
+	Hosts      []HostConfig      `hcl:"host,block"`
+	S3         []S3Config        `hcl:"s3,block"`
 }
 
 // TLSConfig names the agent's certificate and the authority it trusts.
@@ -116,6 +120,8 @@ func Defaults() Config {
 		Network:    &NetworkConfig{DefaultCIDR: "10.90.0.0/16", Ingress: "0", Egress: "0"},
 		IDRange:    &IDRangeConfig{First: 100 << 16, Count: 4096 << 16},
 		Runtime:    &RuntimeConfig{Runc: "runc", Lxcfs: "lxcfs"},
+		Endpoint:   &EndpointConfig{Listen: ":7444"},
+		Backup:     &BackupConfig{},
 	}
 }
 
@@ -170,6 +176,13 @@ func (c *Config) resolve(dir string) {
 	for i := range c.ImageDirs {
 		paths = append(paths, &c.ImageDirs[i])
 	}
+	for i := range c.Backup.Dirs {
+		paths = append(paths, &c.Backup.Dirs[i])
+	}
+	for i := range c.S3 {
+		paths = append(paths, &c.S3[i].AccessKeyFile, &c.S3[i].SecretKeyFile)
+	}
+	paths = append(paths, &c.Backup.Store)
 	for _, p := range paths {
 		if *p != "" && !filepath.IsAbs(*p) {
 			*p = filepath.Join(dir, *p)
@@ -212,7 +225,7 @@ func (c Config) Validate() error {
 	if r := c.IDRange; r.First < 1<<16 || r.Count < 1<<16 || r.First+r.Count > 1<<32-1<<16 {
 		return fault.Field("id_range", "first %d, count %d: want a first of at least 65536, a count of at least 65536 (one server), and a last below 4294901760", r.First, r.Count)
 	}
-	for _, check := range []func() error{c.validateAmounts, c.validateNetwork} {
+	for _, check := range []func() error{c.validateAmounts, c.validateNetwork, c.validateCopies} {
 		if err := check(); err != nil {
 			return err
 		}

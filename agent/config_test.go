@@ -39,6 +39,9 @@ func TestExampleIsCompleteAndTrue(t *testing.T) {
 		for name := range b.Body.Attributes {
 			set[b.Type+"."+name] = true
 		}
+		if len(b.Labels) > 0 { // it is called name or bucket, after what it is of
+			set[b.Type+".name"], set[b.Type+".bucket"] = true, true
+		}
 	}
 	for _, name := range attributes(reflect.TypeFor[Config](), "") {
 		if !set[name] {
@@ -50,6 +53,10 @@ func TestExampleIsCompleteAndTrue(t *testing.T) {
 	own.Name, own.UnderlayAddress = "alpha", "198.18.0.11"
 	own.ImageDirs, own.InsecureRegistries = []string{"/var/lib/reflejo/images"}, []string{"registry.test:5000"}
 	own.Pool.Path, own.Pool.Size = "/var/lib/reflejo/pool", "200GiB"
+	own.Backup = &BackupConfig{Dirs: []string{"/var/backups/reflejo"}, Store: "/var/lib/reflejo/backups"}
+	own.Endpoint.Address = "198.18.0.11:7444"
+	own.Hosts = []HostConfig{{Name: "beta", Endpoint: "198.18.0.12:7444"}}
+	own.S3 = []S3Config{{Bucket: "backups", Endpoint: "https://s3.example.org", Region: "us-east-1", AccessKeyFile: "/etc/reflejo/s3-access", SecretKeyFile: "/etc/reflejo/s3-secret"}}
 	own.Network.Uplink, own.Network.Ingress, own.Network.Egress = "eth0", "10gbit", "10gbit"
 	if !reflect.DeepEqual(config, own) {
 		t.Errorf("the example is %s\nwant %s", show(config), show(own))
@@ -57,7 +64,7 @@ func TestExampleIsCompleteAndTrue(t *testing.T) {
 }
 
 func show(c Config) string {
-	return fmt.Sprintf("%+v %+v %+v %+v %+v %+v %+v %+v %+v", c, *c.TLS, *c.Log, *c.Pool, *c.Reserve, *c.Overcommit, *c.Network, *c.IDRange, *c.Runtime)
+	return fmt.Sprintf("%+v %+v %+v %+v %+v %+v %+v %+v %+v %+v %+v", c, *c.TLS, *c.Log, *c.Pool, *c.Reserve, *c.Overcommit, *c.Network, *c.IDRange, *c.Runtime, *c.Endpoint, *c.Backup)
 }
 
 // attributes are the HCL names of a configuration's attributes, "pool.size".
@@ -104,6 +111,18 @@ func TestWrongConfigurations(t *testing.T) {
 		"id_range.count":        "id_range {\ncount = 4294967296\n}",
 		"runtime.runc":          "runtime {\nrunc = \"\"\n}",
 		"runtime.lxcfs":         "runtime {\nlxcfs = {}\n}",
+		"endpoint.listen":       "endpoint {\nlisten = \"7444\"\n}",
+		"endpoint.address":      "endpoint {\naddress = \"here\"\n}",
+		"backup.dirs":           "backup {\ndirs = [\"/\"]\n}",
+		"backup.store":          "backup {\nstore = \"/\"\n}",
+		"host.name":             "host \"Not a name\" {\nendpoint = \"b:7444\"\n}",
+		"host.endpoint":         "host \"beta\" {\nendpoint = \"beta\"\n}",
+		"s3.bucket":             "s3 \"\" {\nendpoint = \"https://s3\"\naccess_key_file = \"a\"\nsecret_key_file = \"b\"\n}",
+		"s3.endpoint":           "s3 \"b\" {\nendpoint = \"s3.test\"\naccess_key_file = \"a\"\nsecret_key_file = \"b\"\n}",
+		"s3.region":             "s3 \"b\" {\nendpoint = \"https://s3\"\nregion = [1]\naccess_key_file = \"a\"\nsecret_key_file = \"b\"\n}",
+		"s3.access_key_file":    "s3 \"b\" {\nendpoint = \"https://s3\"\naccess_key_file = \"\"\nsecret_key_file = \"b\"\n}",
+		"s3.secret_key_file":    "s3 \"b\" {\nendpoint = \"https://s3\"\naccess_key_file = \"a\"\nsecret_key_file = \"\"\n}",
+		"a host twice":          "host \"beta\" {\nendpoint = \"b:7444\"\n}\nhost \"beta\" {\nendpoint = \"b:7444\"\n}",
 		"unknown attribute":     `colour = "red"`,
 		"unknown in block":      "pool {\ncolour = \"red\"\n}",
 		"unknown block":         "colour {\n}",

@@ -30,25 +30,28 @@ var arrows = map[string]struct {
 		"main wires everything; tests' and benchmarks' packages stay out of the program"},
 
 	// Row 3: requests in, domain calls out.
-	"service": {"api fault image network pki store units vserver", "the service translates; what it may touch is the domain, never the kernel"},
-	"metrics": {"fault image network vserver", "metrics are read from the domain, so that fakes can be measured too"},
+	"service": {"api fault image network pki schedule snapshot store units vserver", "the service translates; what it may touch is the domain, never the kernel"},
+	"metrics": {"fault image network snapshot vserver", "metrics are read from the domain, so that fakes can be measured too"},
 
 	// Row 2: edges. They know the domain's types; the domain does not know them, and they
 	// do not know each other.
-	"disk":   {"fault image undo units vserver", "an edge serves the domain and stands alone, so that another can take its place"},
-	"cgroup": {"cpuset fault undo units vserver", "an edge serves the domain and stands alone"},
-	"bridge": {"fault network undo units vserver", "an edge serves the domain and stands alone"},
-	"oci":    {"console fault guestinit undo units vserver", "an edge serves the domain; the console and the init are parts of running an OS"},
+	"disk":    {"cpuset fault image snapshot undo units vserver", "an edge serves the domain and stands alone, so that another can take its place"},
+	"cgroup":  {"cpuset fault undo units vserver", "an edge serves the domain and stands alone"},
+	"quiesce": {"fault undo", "it freezes what it is given, and knows nothing of servers and pools"},
+	"bridge":  {"fault network undo units vserver", "an edge serves the domain and stands alone"},
+	"oci":     {"console fault guestinit undo units vserver", "an edge serves the domain; the console and the init are parts of running an OS"},
 
 	// Row 1: the domain, one folder per word of the user.
 	"vserver": {"cpuset fault schedule store undo units", "the domain asks its edges through interfaces of its own"},
 	"image":   {"fault store undo units vserver", "the domain asks its edges through interfaces of its own"},
 	"network": {"fault store undo units vserver", "the domain asks its edges through interfaces of its own"},
+	"migrate": {"endpoint fault snapshot store undo units vserver", "moving a server is talk between agents about disks and servers; who keeps those is asked through interfaces"},
 
 	"backup":   {"fault schedule snapshot undo units vserver", "backups are of snapshots; the stores they lie in speak protocols of their own"},
 	"snapshot": {"fault schedule store undo units vserver", "snapshots are of servers; the pool they lie in is an edge"},
 
 	// Row 0: what knows nothing of servers.
+	"endpoint":  {"fault pki", "links between agents: what is said on them is the callers'"},
 	"schedule":  {"fault", "when something is due and what is kept, nothing else"},
 	"api":       {"fault pki", "the contract and how to dial it: clients link this and no more"},
 	"store":     {"fault undo", "state is keys and values; what they mean is the owner's"},
@@ -66,7 +69,7 @@ var arrows = map[string]struct {
 	"provider/schemajson": {"provider", "it prints the provider's schema for the reference pages"},
 	"testbed":             {"api fault pki units vserver", "the testbed uses what a user has: programs and the API"},
 	"testvm":              {"api fault pki testbed units", "the virtual machine uses what a user has"},
-	"bench":               {"api cgroup bridge cpuset disk fault image network oci pki service store testbed undo units vserver", "benchmarks measure the parts as well as the whole"},
+	"bench":               {"api cgroup bridge cpuset disk fault image network oci pki quiesce service snapshot store testbed undo units vserver", "benchmarks measure the parts as well as the whole"},
 }
 
 // pure are the packages that decide: no clock, no randomness, no file, process or network

@@ -12,11 +12,12 @@ import (
 
 	"github.com/reflejo/terraform-provider-reflejo/agent/console"
 	"github.com/reflejo/terraform-provider-reflejo/agent/guestinit"
+	"github.com/reflejo/terraform-provider-reflejo/agent/quiesce"
 )
 
-// runInside handles the two programs that nobody types: they start before anything of the
-// command line is looked at, because one is process 1 of a server and the other must go on
-// when its agent is gone.
+// runInside handles the programs that nobody types: they start before anything of the
+// command line is looked at, because one is process 1 of a server and the others must go on
+// when their agent is gone.
 func runInside(args []string) (code int, done bool) {
 	if len(args) < 2 {
 		return 0, false
@@ -26,6 +27,8 @@ func runInside(args []string) (code int, done bool) {
 		return guestinit.Run(args[2:]), true
 	case "console-keeper":
 		return keepConsoles(args[2:]), true
+	case quiesce.Command:
+		return quiesce.Watch(args[2:]), true
 	}
 	return 0, false
 }
@@ -56,5 +59,6 @@ func (a *app) hostCommands() []*cobra.Command {
 		a.agentCommand(),
 		hidden("init", "Be process 1 of a server"),
 		hidden("console-keeper", "Keep the servers' terminals"),
+		hidden(quiesce.Command, "Thaw what a killed agent has frozen"),
 	}
 }

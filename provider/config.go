@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
+	"github.com/hashicorp/terraform-plugin-framework/attr"
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
 	"github.com/hashicorp/terraform-plugin-framework/types"
@@ -25,6 +27,7 @@ type providerConfig struct {
 	KeyFile           types.String `tfsdk:"key_file"`
 	KeyPEM            types.String `tfsdk:"key_pem"`
 	ForgetUnreachable types.Bool   `tfsdk:"forget_unreachable"`
+	LostHosts         types.Set    `tfsdk:"lost_hosts"`
 }
 
 type hostConfig struct {
@@ -71,6 +74,9 @@ func (c providerConfig) unknown(ctx context.Context) []string {
 	if tf, err := c.Hosts.ToTerraformValue(ctx); err == nil && !tf.IsFullyKnown() {
 		names = append(names, "hosts")
 	}
+	if c.LostHosts.IsUnknown() || slices.ContainsFunc(c.LostHosts.Elements(), attr.Value.IsUnknown) {
+		names = append(names, "lost_hosts")
+	}
 	for _, s := range c.secrets() {
 		if s.file.IsUnknown() {
 			names = append(names, s.name+"_file")
@@ -92,6 +98,7 @@ func (c providerConfig) hosts(ctx context.Context, getenv func(string) string) (
 		h.unknown = strings.Join(names, ", ")
 		return h, diags
 	}
+	c.lost(getenv, h.lost, &diags)
 	addresses := c.addresses(ctx, getenv, &diags)
 	credentials := c.credentials(getenv, &diags)
 	if diags.HasError() {
@@ -107,6 +114,29 @@ func (c providerConfig) hosts(ctx context.Context, getenv func(string) string) (
 		h.add(name, client)
 	}
 	return h, diags
+}
+
+// envLostHosts names the hosts that are gone for good, separated by commas.
+const envLostHosts = "REFLEJO_LOST_HOSTS"
+
+// lost reads the hosts that are gone for good.
+func (c providerConfig) lost(getenv func(string) string, names map[string]bool, diags *diag.Diagnostics) {
+	if !c.LostHosts.IsNull() {
+		for _, name := range stringsOf(c.LostHosts) {
+			names[name] = true
+		}
+		return
+	}
+	for name := range strings.SplitSeq(getenv(envLostHosts), ",") {
+		name = strings.TrimSpace(name)
+		if name != "" && !labelPattern.MatchString(name) {
+			at := path.Root("lost_hosts")
+			diags.AddAttributeError(at, "Invalid hosts in the environment", fmt.Sprintf("Attribute lost_hosts is not set, and in the environment variable %s %q is not the name of a host.", envLostHosts, clip(name)))
+		}
+		if name != "" {
+			names[name] = true
+		}
+	}
 }
 
 func (c providerConfig) addresses(ctx context.Context, getenv func(string) string, diags *diag.Diagnostics) map[string]string {

@@ -71,7 +71,8 @@ var (
 		"name": true, "host": true, "image": true, "power": true, "hostname": true, "timezone": true, "dns": true, "cpu": true,
 		"memory": true, "disk": true, "processes": true, "network": true, "first_boot_wo": true, "first_boot_wo_version": true,
 		"deletion_protection": true, "on_destroy": true, "labels": true, "id": true, "cidr": true, "nat": true, "hosts": true,
-		"source": true, "checksum": true,
+		"source": true, "checksum": true, "snapshot_policy": true, "backup_policy": true, "migration": true, "restore_from": true, "clone_of": true,
+		"server_id": true, "snapshot_id": true, "target": true, "description": true, "consistency": true, "incremental": true,
 	}
 )
 

@@ -28,29 +28,36 @@ const (
 // hosts are all hosts of the provider block.
 type hosts struct {
 	byName  map[string]*host
-	forget  bool   // forget_unreachable
-	unknown string // attributes of the block that are not known yet; "" means all are
+	forget  bool            // forget_unreachable
+	unknown string          // attributes of the block that are not known yet; "" means all are
+	lost    map[string]bool // gone for good
 
 	placement placement
 	claims    claims
+	returned  returned
 }
 
 func newHosts() *hosts {
-	return &hosts{byName: map[string]*host{}, claims: claims{owner: map[string]string{}}}
+	return &hosts{byName: map[string]*host{}, lost: map[string]bool{}, claims: claims{owner: map[string]string{}}}
 }
 
 func (h *hosts) add(name string, client *api.Client) {
 	h.byName[name] = &host{name: name, Client: client}
 }
 
-// names lists the hosts in order.
-func (h *hosts) names() []string { return slices.Sorted(maps.Keys(h.byName)) }
+// names lists the hosts in order, without those that are lost.
+func (h *hosts) names() []string {
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(h.byName)), func(name string) bool { return h.lost[name] })
+}
 
 // get is the host with the name. The error is fault.Unavailable where the provider block
-// is not known yet, fault.Invalid where it has no such host.
+// is not known yet or says that the host is lost, fault.Invalid where it has no such host.
 func (h *hosts) get(name string) (*host, error) {
 	if h.unknown != "" {
 		return nil, fault.New(fault.Unavailable, "the provider's configuration (%s) is known only after apply", h.unknown)
+	}
+	if h.lost[name] {
+		return nil, fault.New(fault.Unavailable, "host %s is %w (lost_hosts in the provider's configuration)", name, errLost)
 	}
 	found, ok := h.byName[name]
 	if !ok {
@@ -61,6 +68,9 @@ func (h *hosts) get(name string) (*host, error) {
 
 // errNotConfigured is in the chain of errors about hosts that the provider block does not have.
 var errNotConfigured = errors.New("not in the provider's configuration")
+
+// errLost is in the chain of errors about hosts that are gone for good.
+var errLost = errors.New("gone for good")
 
 // unreachable reports whether err means that the host could not be asked, so nothing is
 // known about what is there. A host that is not configured any more counts; one that

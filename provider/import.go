@@ -95,8 +95,7 @@ func find[T any](ctx context.Context, h *hosts, r reference, what string, get fu
 // findServer looks for exactly one server.
 func (h *hosts) findServer(ctx context.Context, r reference) (*host, *reflejov1.Server, diag.Diagnostics, error) {
 	found, warnings, err := find(ctx, h, r, "server", func(ctx context.Context, one *host) (*reflejov1.Server, error) {
-		resp, err := ask(ctx, one, one.Servers.GetServer, &reflejov1.GetServerRequest{Id: r.ref})
-		return resp.GetServer(), err
+		return one.server(ctx, r.ref)
 	})
 	if err != nil {
 		return nil, nil, nil, err

@@ -131,7 +131,12 @@ func modelAny[T any](m T, diags diag.Diagnostics) (any, diag.Diagnostics) { retu
 
 func listServers(ctx context.Context, h *host) ([]*reflejov1.Server, error) {
 	resp, err := ask(ctx, h, h.Servers.ListServers, &reflejov1.ListServersRequest{})
-	return resp.GetServers(), err
+	return here(resp.GetServers()), err
+}
+
+// here leaves out servers that another host still has.
+func here(servers []*reflejov1.Server) []*reflejov1.Server {
+	return slices.DeleteFunc(servers, func(s *reflejov1.Server) bool { return s.GetState() == stateIncoming })
 }
 
 // ListResourceConfigSchema is the schema of a list block for networks.

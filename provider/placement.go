@@ -208,7 +208,10 @@ func (h *hosts) candidates(ctx context.Context, spec *reflejov1.ServerSpec, need
 
 // missing says what the host lacks for a server of the spec, "" if nothing.
 func missing(ctx context.Context, h *host, spec *reflejov1.ServerSpec) string {
-	_, err := ask(ctx, h, h.Images.GetImage, &reflejov1.GetImageRequest{Id: spec.GetImage()})
+	var err error
+	if spec.GetImage() != "" { // what brings its disk along needs none
+		_, err = ask(ctx, h, h.Images.GetImage, &reflejov1.GetImageRequest{Id: spec.GetImage()})
+	}
 	if fault.Is(err, fault.NotFound) {
 		return "it has no image " + spec.GetImage()
 	}

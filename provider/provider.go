@@ -12,8 +12,10 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/provider/schema"
 	"github.com/hashicorp/terraform-plugin-framework/resource"
 	"github.com/hashicorp/terraform-plugin-framework/schema/validator"
+	"github.com/hashicorp/terraform-plugin-framework/types"
 
 	"github.com/hashicorp/terraform-plugin-framework-validators/mapvalidator"
+	"github.com/hashicorp/terraform-plugin-framework-validators/setvalidator"
 	"github.com/hashicorp/terraform-plugin-framework-validators/stringvalidator"
 )
 
@@ -81,6 +83,12 @@ func (p *reflejoProvider) Schema(_ context.Context, _ provider.SchemaRequest, re
 				MarkdownDescription: "Let `terraform destroy` forget what lives on a host that does not answer. It is then still on that host if the host comes back. " +
 					"Default `false`: destroying it is an error.",
 			},
+			"lost_hosts": schema.SetAttribute{
+				ElementType: types.StringType, Optional: true,
+				MarkdownDescription: "Hosts that are gone for good. They are not asked for anything any more. A server that was on one is recovered on another host from its last backup (`backup_policy.target`), under its own id: " +
+					"the plan names the backup; what was written since is lost. Should such a host return, its copy stays closed. Also from the environment variable `REFLEJO_LOST_HOSTS` (`alpha,beta`).",
+				Validators: []validator.Set{setvalidator.ValueStringsAre(nameValidator()), setvalidator.NoNullValues()},
+			},
 		},
 	}
 }
@@ -115,6 +123,8 @@ func (p *reflejoProvider) Resources(context.Context) []func() resource.Resource 
 		func() resource.Resource { return &imageResource{} },
 		func() resource.Resource { return &networkResource{} },
 		func() resource.Resource { return &serverResource{} },
+		func() resource.Resource { return &snapshotResource{} },
+		func() resource.Resource { return &backupResource{} },
 	}
 }
 
@@ -126,11 +136,18 @@ func (p *reflejoProvider) DataSources(context.Context) []func() datasource.DataS
 		func() datasource.DataSource { return &networkDataSource{} },
 		func() datasource.DataSource { return &serverDataSource{} },
 		func() datasource.DataSource { return &serversDataSource{} },
+		func() datasource.DataSource { return &snapshotDataSource{} },
+		func() datasource.DataSource { return &snapshotsDataSource{} },
+		func() datasource.DataSource { return &backupsDataSource{} },
 	}
 }
 
 func (p *reflejoProvider) Actions(context.Context) []func() action.Action {
-	return []func() action.Action{func() action.Action { return &rebootAction{} }}
+	return []func() action.Action{
+		func() action.Action { return &rebootAction{} },
+		func() action.Action { return &snapshotAction{} },
+		func() action.Action { return &restoreAction{} },
+	}
 }
 
 func (p *reflejoProvider) ListResources(context.Context) []func() list.ListResource {
@@ -138,5 +155,7 @@ func (p *reflejoProvider) ListResources(context.Context) []func() list.ListResou
 		func() list.ListResource { return &imageResource{} },
 		func() list.ListResource { return &networkResource{} },
 		func() list.ListResource { return &serverResource{} },
+		func() list.ListResource { return &snapshotResource{} },
+		func() list.ListResource { return &backupResource{} },
 	}
 }

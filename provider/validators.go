@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/big"
 	"net/netip"
+	slashpath "path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -17,6 +18,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/schema/validator"
 
 	"github.com/reflejo/terraform-provider-reflejo/agent/api"
+	"github.com/reflejo/terraform-provider-reflejo/agent/schedule"
 	"github.com/reflejo/terraform-provider-reflejo/agent/units"
 )
 
@@ -265,6 +267,39 @@ func sourceValidator() check {
 			return fmt.Errorf("%q is not a path on the host: write \"host:\" and a clean absolute path, such as \"host:/var/lib/images/debian.tar\"", clip(s))
 		case !isOCI && strings.Contains(s, "://"):
 			return fmt.Errorf("%q has a scheme that is not known: write \"oci://registry/name:tag\", \"host:/path\" or a local path", clip(s))
+		}
+		return nil
+	}}
+}
+
+// scheduleValidator accepts what the agent's own reader of schedules does.
+func scheduleValidator() check {
+	return check{"a schedule as cron has it", func(s string) error {
+		_, err := schedule.Parse(s)
+		return err
+	}}
+}
+
+var bucketPattern = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`)
+
+// targetValidator accepts where backups can be.
+func targetValidator() check {
+	return check{"where backups can be", func(s string) error {
+		dir, isDir := strings.CutPrefix(s, "dir:")
+		host, isHost := strings.CutPrefix(s, "host:")
+		store, isStore := strings.CutPrefix(s, "s3://")
+		bucket, prefix, _ := strings.Cut(store, "/")
+		switch {
+		case len(s) > 1024:
+			return fmt.Errorf("it is longer than 1024 characters")
+		case isDir && (!strings.HasPrefix(dir, "/") || dir == "/" || slashpath.Clean(dir) != dir):
+			return fmt.Errorf("%q is not a directory of the host: write \"dir:\" and a clean absolute path, such as \"dir:/var/backups/reflejo\"", clip(s))
+		case isHost && !labelPattern.MatchString(host):
+			return fmt.Errorf("%q names no host: write \"host:\" and the name of its agent, such as \"host:beta\"", clip(s))
+		case isStore && (!bucketPattern.MatchString(bucket) || strings.ContainsAny(prefix, " \t\\?#") || strings.Contains("/"+prefix+"/", "/../")):
+			return fmt.Errorf("%q is not a place in a store: write \"s3://bucket\" or \"s3://bucket/prefix\"", clip(s))
+		case !isDir && !isHost && !isStore:
+			return fmt.Errorf("%q is no target of backups: write \"host:NAME\", \"s3://bucket/prefix\" or \"dir:/path\"", clip(s))
 		}
 		return nil
 	}}

@@ -206,7 +206,7 @@ func (d *serversDataSource) Read(ctx context.Context, req datasource.ReadRequest
 	}
 	answers, diags := collect(ctx, d.hosts, names, func(ctx context.Context, h *host) ([]*reflejov1.Server, error) {
 		list, err := ask(ctx, h, h.Servers.ListServers, &reflejov1.ListServersRequest{Usage: true})
-		return list.GetServers(), err
+		return here(list.GetServers()), err
 	})
 	resp.Diagnostics.Append(diags...)
 	wanted := stringMap(m.Labels)
@@ -233,10 +233,5 @@ func matches(s *reflejov1.Server, state string, labels map[string]string) bool {
 	if state != "" && s.GetState() != state {
 		return false
 	}
-	for key, value := range labels {
-		if got, ok := s.GetSpec().GetLabels()[key]; !ok || got != value {
-			return false
-		}
-	}
-	return true
+	return labelled(s.GetSpec().GetLabels(), labels)
 }

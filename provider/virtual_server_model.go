@@ -37,6 +37,11 @@ type serverModel struct {
 	FirstBoot            types.String   `tfsdk:"first_boot_wo"`
 	FirstBootVersion     types.String   `tfsdk:"first_boot_wo_version"`
 	DeletionProtection   types.Bool     `tfsdk:"deletion_protection"`
+	SnapshotPolicy       types.Object   `tfsdk:"snapshot_policy"`
+	BackupPolicy         types.Object   `tfsdk:"backup_policy"`
+	Migration            types.Object   `tfsdk:"migration"`
+	RestoreFrom          types.String   `tfsdk:"restore_from"`
+	CloneOf              types.String   `tfsdk:"clone_of"`
 	OnDestroy            types.Object   `tfsdk:"on_destroy"`
 	Timeouts             timeouts.Value `tfsdk:"timeouts"`
 
@@ -94,7 +99,8 @@ type allowModel struct {
 }
 
 type onDestroyModel struct {
-	ShutdownTimeout quantity `tfsdk:"shutdown_timeout"`
+	ShutdownTimeout quantity   `tfsdk:"shutdown_timeout"`
+	KeepSnapshots   types.Bool `tfsdk:"keep_snapshots"`
 }
 
 // The attribute types of the nested objects.
@@ -116,7 +122,7 @@ var (
 		"publish": types.MapType{ElemType: types.ObjectType{AttrTypes: publishTypes}},
 		"allow":   types.ListType{ElemType: types.ObjectType{AttrTypes: allowTypes}},
 	}
-	onDestroyTypes = map[string]attr.Type{"shutdown_timeout": quantityType{measure: durationMeasure}}
+	onDestroyTypes = map[string]attr.Type{"shutdown_timeout": quantityType{measure: durationMeasure}, "keep_snapshots": types.BoolType}
 )
 
 // defaultNICs is the interface of a server whose configuration names none.
@@ -157,8 +163,10 @@ func (m serverModel) spec(ctx context.Context) (*reflejov1.ServerSpec, diag.Diag
 			ReadIops: whole(disk.ReadIOPS), WriteIops: whole(disk.WriteIOPS),
 		},
 		FirstBootVersion: m.FirstBootVersion.ValueString(), DeletionProtection: m.DeletionProtection.ValueBool(),
-		ShutdownTimeout: durationpb.New(duration(onDestroy.ShutdownTimeout.orZero())),
+		ShutdownTimeout: durationpb.New(duration(onDestroy.ShutdownTimeout.orZero())), KeepSnapshots: onDestroy.KeepSnapshots.ValueBool(),
+		RestoreFrom: m.RestoreFrom.ValueString(), CloneOf: m.CloneOf.ValueString(),
 	}
+	diags.Append(m.policies(ctx, s)...)
 	nics, nicDiags := m.nics(ctx)
 	diags.Append(nicDiags...)
 	s.Network = make(map[string]*reflejov1.Nic, len(nics))
@@ -270,7 +278,9 @@ func (m *serverModel) refresh(ctx context.Context, s *reflejov1.Server, sameNetw
 	m.Labels = stringMapValue(spec.GetLabels())
 	m.FirstBootVersion = optionalString(spec.GetFirstBootVersion())
 	m.DeletionProtection = types.BoolValue(spec.GetDeletionProtection())
-	m.OnDestroy = types.ObjectValueMust(onDestroyTypes, map[string]attr.Value{"shutdown_timeout": newQuantity(durationMeasure, int64(spec.GetShutdownTimeout().AsDuration()))})
+	m.OnDestroy = onDestroyValue(int64(spec.GetShutdownTimeout().AsDuration()), spec.GetKeepSnapshots())
+	m.SnapshotPolicy, m.BackupPolicy, m.Migration = snapshotPolicyValue(spec.GetSnapshotPolicy()), backupPolicyValue(spec.GetBackupPolicy()), migrationValue(spec.GetMigration())
+	m.RestoreFrom, m.CloneOf = optionalString(spec.GetRestoreFrom()), optionalString(spec.GetCloneOf())
 	m.DNS = dnsValue(spec)
 	m.CPU = types.ObjectValueMust(cpuTypes, map[string]attr.Value{
 		"cores": types.NumberValue(coresNumber(spec.GetCpu().GetMilliCores())), "weight": wholeNumber(spec.GetCpu().GetWeight()), "pin": optionalString(spec.GetCpu().GetPin()),
@@ -302,6 +312,12 @@ func observedPower(s *reflejov1.Server) types.String {
 		}
 	}
 	return types.StringValue(s.GetSpec().GetPower())
+}
+
+func onDestroyValue(shutdown int64, keepSnapshots bool) types.Object {
+	return types.ObjectValueMust(onDestroyTypes, map[string]attr.Value{
+		"shutdown_timeout": newQuantity(durationMeasure, shutdown), "keep_snapshots": types.BoolValue(keepSnapshots),
+	})
 }
 
 func dnsValue(s *reflejov1.ServerSpec) types.Object {

@@ -38,10 +38,12 @@ func (r *serverResource) ModifyPlan(ctx context.Context, req resource.ModifyPlan
 			return
 		}
 		p.decideImage(ctx)
-		p.decideMove()
+		p.decideOrigin()
 		p.decideDisk(ctx)
 		p.decideNetwork(ctx)
+		p.decideHost(ctx)
 	}
+	p.decideSnapshots(ctx)
 	p.claimPorts(ctx)
 	p.adviseAdmission(ctx)
 	resp.Diagnostics.Append(p.diags...)
@@ -87,7 +89,7 @@ type serverPlan struct {
 
 // decideImage keeps the image that the server was made from, unless replacement was asked for.
 func (p *serverPlan) decideImage(ctx context.Context) {
-	if p.config.Image.Equal(p.state.Image) {
+	if p.config.Image.IsNull() || p.config.Image.Equal(p.state.Image) {
 		return
 	}
 	at, name := path.Root("image"), p.state.Name.ValueString()
@@ -143,17 +145,6 @@ func (p *serverPlan) sameImage(ctx context.Context) (bool, error) {
 	}
 	is, err := id(p.config.Image.ValueString())
 	return err == nil && is == was, err
-}
-
-func (p *serverPlan) decideMove() {
-	if len(p.replace) > 0 || p.config.Host.IsNull() || p.config.Host.IsUnknown() || p.config.Host.Equal(p.state.Host) {
-		return
-	}
-	at := path.Root("host")
-	p.diags.AddAttributeError(at, "A server can't be moved", fmt.Sprintf(
-		"Attribute host: server %s is on %s, and this version can't move it to %s; nothing was touched. "+
-			"Set host back to %q or leave it out. To have it on %s, create another server there, copy what it holds, and destroy this one.",
-		p.state.Name.ValueString(), p.state.Host.ValueString(), p.config.Host.ValueString(), p.state.Host.ValueString(), p.config.Host.ValueString()))
 }
 
 func (p *serverPlan) decideDisk(ctx context.Context) {
@@ -262,7 +253,7 @@ func (p *serverPlan) adviseAdmission(ctx context.Context) {
 		return
 	}
 	var had room
-	if p.state != nil && len(p.replace) == 0 {
+	if p.state != nil && len(p.replace) == 0 && !p.moves() {
 		was, diags := p.state.spec(ctx)
 		if diags.HasError() {
 			return
@@ -270,7 +261,7 @@ func (p *serverPlan) adviseAdmission(ctx context.Context) {
 		had = asked(was)
 	}
 	need := asked(want)
-	if p.state != nil && need == had {
+	if need == had {
 		return
 	}
 	h := p.host(p.plan.Host)

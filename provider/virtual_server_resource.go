@@ -2,6 +2,7 @@ package provider
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -86,10 +87,13 @@ func (r *serverResource) Create(ctx context.Context, req resource.CreateRequest,
 	defer cancel()
 	save := func(s *reflejov1.Server) {
 		plan.observe(s)
+		if plan.Image.IsUnknown() { // a clone's
+			plan.Image = optionalString(s.GetSpec().GetImage())
+		}
 		resp.Diagnostics.Append(resp.State.Set(context.WithoutCancel(ctx), &plan)...)
 		setIdentity(context.WithoutCancel(ctx), resp.Identity, plan.ID, &resp.Diagnostics)
 	}
-	h, server, err := r.create(ctx, plan.Host, spec)
+	h, server, err := r.create(ctx, r.besideSnapshot(ctx, plan.Host, spec), spec)
 	if err != nil && h != nil {
 		// Nobody knows whether the host has it: keep track, the next apply clears it up.
 		save(&reflejov1.Server{Spec: spec, Host: h.name, State: "creating"})
@@ -163,33 +167,35 @@ func (r *serverResource) Read(ctx context.Context, req resource.ReadRequest, res
 		return
 	}
 	setIdentity(ctx, resp.Identity, state.ID, &resp.Diagnostics)
-	h, server, err := r.read(ctx, state)
+	resp.Diagnostics.Append(r.hosts.returnedHosts(ctx)...)
+	h, server, err := r.hosts.locateServer(ctx, state.ID.ValueString(), state.Host.ValueString())
 	switch {
 	case fault.Is(err, fault.NotFound):
 		resp.State.RemoveResource(ctx)
 		return
+	case errors.Is(err, errLost):
+		return // the plan says what becomes of it
 	case err != nil:
 		resp.Diagnostics.Append(stale(fmt.Sprintf("Server %s", state.Name.ValueString()), state.Host.ValueString(), err))
 		return
 	}
-	resp.Diagnostics.Append(state.refresh(ctx, server, func(ref, id string) bool { return h.sameNetwork(ctx, ref, id) })...)
+	resp.Diagnostics.Append(state.refresh(ctx, server, h.knowsNetwork(ctx))...)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &state)...)
 }
 
-func (r *serverResource) read(ctx context.Context, state serverModel) (*host, *reflejov1.Server, error) {
-	h, err := r.hosts.get(state.Host.ValueString())
-	if err != nil {
-		return nil, nil, err
-	}
-	resp, err := ask(ctx, h, h.Servers.GetServer, &reflejov1.GetServerRequest{Id: state.ID.ValueString()})
-	return h, resp.GetServer(), err
+// knowsNetwork is for refresh: whether a name and an id mean one network of the host.
+func (h *host) knowsNetwork(ctx context.Context) func(ref, id string) bool {
+	return func(ref, id string) bool { return h.sameNetwork(ctx, ref, id) }
 }
 
-// Update sends the whole wanted spec; the host changes what differs, live.
+// Update brings the server to its host, then sends the whole wanted spec; the host changes
+// what differs, live.
 func (r *serverResource) Update(ctx context.Context, req resource.UpdateRequest, resp *resource.UpdateResponse) {
 	var plan, state serverModel
+	var configured types.String
 	resp.Diagnostics.Append(req.Plan.Get(ctx, &plan)...)
 	resp.Diagnostics.Append(req.State.Get(ctx, &state)...)
+	resp.Diagnostics.Append(req.Config.GetAttribute(ctx, path.Root("host"), &configured)...)
 	timeout, diags := plan.Timeouts.Update(ctx, updateTimeout)
 	resp.Diagnostics.Append(diags...)
 	if resp.Diagnostics.HasError() {
@@ -203,30 +209,52 @@ func (r *serverResource) Update(ctx context.Context, req resource.UpdateRequest,
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	what := "Server " + plan.Name.ValueString() + " could not be changed"
-	h, before, err := r.read(ctx, state)
-	if err != nil {
-		resp.Diagnostics.Append(failed(what, err))
-		return
+	h, server, ready, err := r.arrive(ctx, plan, state, configured.IsNull(), spec)
+	if err == nil && !ready {
+		r.keep(ctx, h, server, state, resp)      // where it is counts whatever becomes of the rest
+		spec.Image = server.GetSpec().GetImage() // as the agent has it: create-only
+		server, err = h.update(ctx, spec)
 	}
-	spec.Image = before.GetSpec().GetImage() // as the agent has it: create-only
-	server, err := h.update(ctx, spec)
 	if err != nil {
-		resp.Diagnostics.Append(failed(what, err))
+		r.keep(ctx, h, server, state, resp)
+		resp.Diagnostics.Append(unfinished(ctx, what, err, timeout, server))
 		return
 	}
 	last, err := h.settle(ctx, server)
 	if op := last.GetOperation(); err == nil && op.GetError() != "" {
 		resp.Diagnostics.Append(failed(what, operationError(last)))
-		resp.Diagnostics.Append(state.refresh(ctx, last, func(ref, id string) bool { return h.sameNetwork(ctx, ref, id) })...)
-		resp.Diagnostics.Append(resp.State.Set(ctx, &state)...)
+		r.keep(ctx, h, last, state, resp)
 		return
 	}
 	if err != nil {
 		resp.Diagnostics.Append(notSettled(err, timeout, last, "has not changed yet", "The host has the new definition and carries on; the next plan or apply shows how it went."))
 	}
 	plan.complete(last)
+	if plan.Host.IsUnknown() {
+		plan.Host = types.StringValue(h.name)
+	}
 	resp.Diagnostics.Append(resp.State.Set(context.WithoutCancel(ctx), &plan)...)
 	setIdentity(context.WithoutCancel(ctx), resp.Identity, plan.ID, &resp.Diagnostics)
+}
+
+// keep writes the server into the state as it is, for an update that does not come to its end.
+func (r *serverResource) keep(ctx context.Context, h *host, server *reflejov1.Server, state serverModel, resp *resource.UpdateResponse) {
+	if h == nil || server == nil {
+		return
+	}
+	ctx = context.WithoutCancel(ctx)
+	resp.Diagnostics.Append(state.refresh(ctx, server, h.knowsNetwork(ctx))...)
+	state.Host = types.StringValue(h.name)
+	resp.Diagnostics.Append(resp.State.Set(ctx, &state)...)
+}
+
+// unfinished is the error of an update that was refused, or that ended before it was over.
+func unfinished(ctx context.Context, what string, err error, timeout time.Duration, s *reflejov1.Server) diag.Diagnostic {
+	if op := s.GetOperation(); ctx.Err() != nil && op.GetKind() != "" {
+		return diag.NewErrorDiagnostic(what+" in time", fmt.Sprintf("%s Last seen: %s, %s at step %d of %d (%s).\n\nThe hosts carry on; apply again to see it through.",
+			waited(err, timeout), s.GetState(), op.GetKind(), op.GetStepIndex(), op.GetSteps(), op.GetStep()))
+	}
+	return failed(what, err)
 }
 
 // complete fills in what the plan left open, and only that: a value that the plan knew
@@ -256,12 +284,14 @@ func (r *serverResource) Delete(ctx context.Context, req resource.DeleteRequest,
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	h, server, err := r.read(ctx, state)
+	h, server, err := r.hosts.locateServer(ctx, state.ID.ValueString(), state.Host.ValueString())
 	if err == nil {
 		err = h.remove(ctx, server)
 	}
 	switch {
 	case err == nil || fault.Is(err, fault.NotFound):
+	case errors.Is(err, errLost):
+		resp.Diagnostics.AddWarning("Server "+name+" was forgotten", sentence(err.Error())+"\n\nIt is out of the state. Its backups, if it has any, stay.")
 	case unreachable(err) && r.hosts.forget && ctx.Err() == nil:
 		resp.Diagnostics.AddWarning("Server "+name+" was forgotten",
 			sentence(err.Error())+"\n\nThe provider's forget_unreachable is set, so it is out of the state. If host "+state.Host.ValueString()+" comes back the server is still there.")

@@ -39,7 +39,7 @@ const networkName = "a network"
 func (r *serverResource) Schema(ctx context.Context, _ resource.SchemaRequest, resp *resource.SchemaResponse) {
 	resp.Schema = schema.Schema{
 		MarkdownDescription: "A virtual server: a part of a host with its own operating system, disk, addresses and limits. " +
-			"Every limit changes while it runs; nothing but `image` (and that only if asked) ever replaces it.\n\n" +
+			"Every limit changes while it runs; nothing but `image` and `clone_of` (and those only if asked) ever replaces it.\n\n" +
 			"The server's definition is durable on its host before Terraform waits for anything. If waiting takes too long the resource is created all the same, with a warning, and the host carries on.",
 		Attributes: map[string]schema.Attribute{
 			"id": schema.StringAttribute{
@@ -52,20 +52,21 @@ func (r *serverResource) Schema(ctx context.Context, _ resource.SchemaRequest, r
 			},
 			"host": schema.StringAttribute{
 				Optional: true, Computed: true,
-				MarkdownDescription: "The host it lives on. If left out, the server is placed once, on the host with most room that has its image and networks, and stays there. " +
-					"This version can't move a server to another host; a change is an error at plan time and never replaces the server.",
+				MarkdownDescription: "The host it lives on. A change moves the server, with its disk and addresses (see `migration`), and never replaces it. " +
+					"If left out, the server is placed once, on the host with most room that has its image and networks, and stays wherever it is.",
 				Validators:    []validator.String{nameValidator()},
 				PlanModifiers: []planmodifier.String{stringplanmodifier.UseStateForUnknown()},
 			},
 			"image": schema.StringAttribute{
-				Required: true,
-				MarkdownDescription: "Image that its disk is made from: id (`reflejo_image.debian.id`) or name on the host. Read at creation only: a later change is a warning and leaves the server as it is, " +
-					"unless `replace_on_image_change` is set.",
-				Validators: []validator.String{referenceValidator("an image", digestPattern)},
+				Optional: true, Computed: true,
+				MarkdownDescription: "Image that its disk is made from: id (`reflejo_image.debian.id`) or name on the host. Needed unless `clone_of` is set. " +
+					"Read at creation only: a later change is a warning and leaves the server as it is, unless `replace_on_image_change` is set.",
+				Validators:    []validator.String{referenceValidator("an image", digestPattern)},
+				PlanModifiers: []planmodifier.String{stringplanmodifier.UseStateForUnknown()},
 			},
 			"replace_on_image_change": schema.BoolAttribute{
 				Optional: true, WriteOnly: true,
-				MarkdownDescription: "Replace the server, and lose its disk, when `image` changes. Default `false`. It only tells Terraform how to plan, so it is never stored.",
+				MarkdownDescription: "Replace the server, and lose its disk, when `image` or `clone_of` changes. Default `false`. It only tells Terraform how to plan, so it is never stored.",
 			},
 			"power": schema.StringAttribute{
 				Optional:            true,
@@ -108,19 +109,37 @@ func (r *serverResource) Schema(ctx context.Context, _ resource.SchemaRequest, r
 				MarkdownDescription: "Version of `first_boot_wo`, any text. A change is a warning: a server starts for the first time only once, so it acts on the next server that is created from this configuration.",
 				Validators:          []validator.String{stringvalidator.LengthBetween(1, 255)},
 			},
+			"snapshot_policy": snapshotPolicySchema(),
+			"backup_policy":   backupPolicySchema(),
+			"migration":       migrationSchema(),
+			"restore_from": schema.StringAttribute{
+				Optional: true, Validators: []validator.String{idValidator()},
+				MarkdownDescription: "Id of a snapshot of this server. A change puts that snapshot back in place of the disk: the server stops, a safety snapshot of what is there is taken, and it starts as before, " +
+					"with the same id, addresses and MACs. Not for a new server (see `clone_of`). Write the id itself or a variable: a reference to a `reflejo_snapshot` of this server would be a cycle.",
+			},
+			"clone_of": schema.StringAttribute{
+				Optional: true, Computed: true, Validators: []validator.String{idValidator()},
+				MarkdownDescription: "Id of a snapshot, of any server of the host, that the disk starts as a copy of, instead of an image. The clone gets its own id, addresses, host keys and machine id. " +
+					"Read at creation only, as `image` is. A server without `host` is created where the snapshot is.",
+				PlanModifiers: []planmodifier.String{stringplanmodifier.UseStateForUnknown()},
+			},
 			"deletion_protection": schema.BoolAttribute{
 				Optional: true, Computed: true, Default: booldefault.StaticBool(false),
 				MarkdownDescription: "Refuse to destroy or replace the server, at plan time and at the host, until an apply has set this to `false`. Default: `false`.",
 			},
 			"on_destroy": schema.SingleNestedAttribute{
 				Optional: true, Computed: true, MarkdownDescription: "What destroying the server does.",
-				Default: objectdefault.StaticValue(types.ObjectValueMust(onDestroyTypes, map[string]attr.Value{"shutdown_timeout": newQuantity(durationMeasure, defaultShutdown)})),
+				Default: objectdefault.StaticValue(onDestroyValue(defaultShutdown, true)),
 				Attributes: map[string]schema.Attribute{
 					"shutdown_timeout": schema.StringAttribute{
 						CustomType: quantityType{measure: durationMeasure}, Optional: true, Computed: true,
 						Default: stringdefault.StaticString(formatDuration(defaultShutdown)), Validators: []validator.String{between(durationMeasure, "1s", "1h")},
 						PlanModifiers:       []planmodifier.String{keepEqual{}},
 						MarkdownDescription: "How long a clean stop may take before it is forced; for every stop, not only the last. Default: `30s`.",
+					},
+					"keep_snapshots": schema.BoolAttribute{
+						Optional: true, Computed: true, Default: booldefault.StaticBool(true),
+						MarkdownDescription: "Whether its snapshots outlive it. Default: `true`.",
 					},
 				},
 			},

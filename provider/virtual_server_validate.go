@@ -26,7 +26,12 @@ func (r *serverResource) ValidateConfig(ctx context.Context, req resource.Valida
 	resp.Diagnostics.Append(m.validateCPU(ctx)...)
 	resp.Diagnostics.Append(m.validateMemory(ctx)...)
 	resp.Diagnostics.Append(m.validateNetwork(ctx)...)
+	resp.Diagnostics.Append(m.validatePolicies(ctx)...)
 	resp.Diagnostics.Append(validateTimeouts(m.Timeouts.Object)...)
+	if m.Image.IsNull() && m.CloneOf.IsNull() {
+		at := path.Root("image")
+		resp.Diagnostics.AddAttributeError(at, "Nothing to make the disk from", invalid(at, "neither image nor clone_of is set: a new server starts from an image or from a snapshot"))
+	}
 	if isSet(m.FirstBootVersion) && m.FirstBoot.IsNull() {
 		at := path.Root("first_boot_wo_version")
 		resp.Diagnostics.AddAttributeWarning(at, "First-boot version without first-boot data",

@@ -106,8 +106,7 @@ func (h *host) settle(ctx context.Context, s *reflejov1.Server) (*reflejov1.Serv
 }
 
 func settled(s *reflejov1.Server) bool {
-	op := s.GetOperation()
-	return op.GetKind() == "" || op.GetDone()
+	return operationEnded(s.GetOperation())
 }
 
 // watch follows the server until enough has been seen, and joins again when the host or
@@ -163,16 +162,7 @@ func (h *host) watchOnce(ctx context.Context, last *reflejov1.WatchServerRespons
 }
 
 // operationError is why the server's last operation failed, with the attribute to blame.
-func operationError(s *reflejov1.Server) error {
-	op := s.GetOperation()
-	failed := fault.Error{Field: op.GetErrorField(), Err: errors.New(orText(op.GetError(), op.GetKind()+" failed"))}
-	for k := fault.Internal; k <= fault.Aborted; k++ {
-		if k.String() == op.GetErrorKind() {
-			failed.Kind = k
-		}
-	}
-	return &failed
-}
+func operationError(s *reflejov1.Server) error { return operationFault(s.GetOperation()) }
 
 // notSettled is the warning at the end of a wait: what was awaited, what was seen last,
 // what happens next.

@@ -112,6 +112,26 @@ func operations() []operation {
 			from: func(r *vserver.Record, h *vserver.Have) { r.Want, r.Force = vserver.PowerStopped, true }},
 		{kind: "reboot", state: "running", ask: power(reflejov1.SetPowerRequest_ACTION_REBOOT),
 			from: func(r *vserver.Record, h *vserver.Have) { r.Rebooting = true }},
+		{kind: "restore", state: "running",
+			from: func(r *vserver.Record, h *vserver.Have) { r.Restore.Snapshot = "s" },
+			setup: func(h *host, s *reflejov1.ServerSpec) {
+				h.exec(s.GetId(), "sh", "-c", "echo old > /root/word && sync")
+				h.snapshot(s.GetId())
+				h.exec(s.GetId(), "sh", "-c", "echo new > /root/word && sync")
+			},
+			ask: func(ctx context.Context, h *host, s *reflejov1.ServerSpec) error {
+				_, err := h.api.Snapshots.RestoreServer(ctx, connect.NewRequest(&reflejov1.RestoreServerRequest{
+					Id: uuid.NewString(), Server: s.GetId(), Snapshot: h.snapshots(s.GetId())[0].GetId()}))
+				return err
+			},
+			check: func(t *testing.T, h *host, s *reflejov1.Server) {
+				if _, word := h.exec(s.GetSpec().GetId(), "cat", "/root/word"); word != "old\n" {
+					t.Errorf("restored, the server has %q", word)
+				}
+				if kept := h.snapshots(s.GetSpec().GetId()); len(kept) != 2 || kept[1].GetOrigin() != "safety" {
+					t.Errorf("snapshots afterwards: %v", kept)
+				}
+			}},
 		{kind: "delete", state: "",
 			from: func(r *vserver.Record, h *vserver.Have) { r.Phase = vserver.PhaseDelete },
 			ask: func(ctx context.Context, h *host, s *reflejov1.ServerSpec) error {
@@ -199,6 +219,9 @@ func (h *host) killedAt(o operation, place, image string) {
 		}
 	}
 	h.remove(s.GetId())
+	for _, left := range h.snapshots(s.GetId()) { // they go with their server, a little later
+		h.snapshotSettled(left.GetId())
+	}
 }
 
 // awaitDeath returns when the agent has ended.

@@ -68,10 +68,12 @@ type Config struct {
 
 // Client calls one agent. It is safe for use by several goroutines.
 type Client struct {
-	Hosts    reflejov1connect.HostServiceClient
-	Images   reflejov1connect.ImageServiceClient
-	Networks reflejov1connect.NetworkServiceClient
-	Servers  reflejov1connect.ServerServiceClient
+	Hosts     reflejov1connect.HostServiceClient
+	Images    reflejov1connect.ImageServiceClient
+	Networks  reflejov1connect.NetworkServiceClient
+	Servers   reflejov1connect.ServerServiceClient
+	Snapshots reflejov1connect.SnapshotServiceClient
+	Backups   reflejov1connect.BackupServiceClient
 
 	name      string
 	address   string
@@ -110,6 +112,8 @@ func Dial(c Config) (*Client, error) {
 		Images:    reflejov1connect.NewImageServiceClient(client, base, options),
 		Networks:  reflejov1connect.NewNetworkServiceClient(client, base, options),
 		Servers:   reflejov1connect.NewServerServiceClient(client, base, options),
+		Snapshots: reflejov1connect.NewSnapshotServiceClient(client, base, options),
+		Backups:   reflejov1connect.NewBackupServiceClient(client, base, options),
 		name:      c.Host,
 		address:   address,
 		transport: transport,

@@ -18,12 +18,15 @@ const (
 	basesDir      = "bases"
 	variantsDir   = "variants"
 	disksDir      = "disks"
+	snapshotsDir  = "snapshots"
+	arrivalsDir   = "arrivals"
 	canonicalDir  = "canonical"
 	rootfsDir     = "rootfs"
 	rootfsMount   = "fs"
 	buildsDir     = "builds"
 	diskSuffix    = ".ext4"
 	buildingInfix = ".building-"
+	copySuffix    = ".ext4.copy" // of a disk that is about to replace one
 )
 
 var (
@@ -31,6 +34,7 @@ var (
 	digestPattern   = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 	basePattern     = regexp.MustCompile(`^sha256-([0-9a-f]{64})\.ext4$`)
 	variantPattern  = regexp.MustCompile(`^sha256-([0-9a-f]{64})\.[1-9][0-9]{0,15}\.ext4$`)
+	copyPattern     = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\.ext4\.copy$`)
 	buildingPattern = regexp.MustCompile(`^sha256-([0-9a-f]{64})\.building-[0-9a-f]{16}$`)
 )
 
@@ -38,6 +42,14 @@ var (
 func checkServerID(id string) error {
 	if !uuidPattern.MatchString(id) {
 		return fault.Field("id", "server id %q is not a UUID in lower case", id)
+	}
+	return nil
+}
+
+// checkID accepts the ids of snapshots and arrivals, which are UUIDs in lower case too.
+func checkID(field, id string) error {
+	if !uuidPattern.MatchString(id) {
+		return fault.Field(field, "%s id %q is not a UUID in lower case", field, id)
 	}
 	return nil
 }
@@ -59,6 +71,9 @@ func checkSize(size int64) error {
 }
 
 func diskName(id string) string { return id + diskSuffix }
+
+// copyName is what a copy is called until it takes the place of the server's disk.
+func copyName(id string) string { return id + copySuffix }
 
 // serverOf is the inverse of diskName.
 func serverOf(name string) (id string, ok bool) {

@@ -25,22 +25,34 @@ type Pool struct {
 	log        hclog.Logger
 	fileSystem string // "xfs" or "btrfs"
 	embedded   bool
+	alone      bool // the file system is the pool's own
 
 	lockFile  *os.File // flocked: one agent per pool
 	root      *os.File
 	bases     *os.File
 	variants  *os.File
 	disks     *os.File
+	snapshots *os.File
+	arrivals  *os.File
 	canonical *os.File
 	rootfs    *os.File
 	builds    *os.File
 
 	busy locks
 
+	watch      func(l *loopDevice) (watch, error) // watchWrites; tests have others
+	fewExtents int                                // fewExtents; tests have others
+
 	ownJournal sync.Mutex // held while a journal is unshared
 	background sync.WaitGroup
 	closing    chan struct{}
 	closeOnce  sync.Once
+
+	others struct { // what others take of a file system that is not the pool's own
+		sync.Mutex
+		at    time.Time
+		bytes int64
+	}
 
 	mu    sync.Mutex
 	fresh map[string]bool      // disks made and not attached yet
@@ -59,7 +71,11 @@ func Open(ctx context.Context, cfg Config) (*Pool, error) {
 		return nil, err
 	}
 	cfg.Path, cfg.RunDir = filepath.Clean(cfg.Path), filepath.Clean(cfg.RunDir)
-	p := &Pool{cfg: cfg, log: cfg.Log, closing: make(chan struct{}), fresh: map[string]bool{}, stuck: map[string]time.Time{}, since: time.Now()}
+	p := &Pool{
+		cfg: cfg, log: cfg.Log, closing: make(chan struct{}), since: time.Now(),
+		fresh: map[string]bool{}, stuck: map[string]time.Time{},
+		watch: watchWrites, fewExtents: fewExtents,
+	}
 	if p.log == nil {
 		p.log = hclog.NewNullLogger()
 	}
@@ -90,7 +106,7 @@ func Open(ctx context.Context, cfg Config) (*Pool, error) {
 func (p *Pool) Close() error {
 	p.closeOnce.Do(func() { close(p.closing) })
 	p.background.Wait()
-	for _, f := range []*os.File{p.root, p.bases, p.variants, p.disks, p.canonical, p.rootfs, p.builds, p.lockFile} {
+	for _, f := range []*os.File{p.root, p.bases, p.variants, p.disks, p.snapshots, p.arrivals, p.canonical, p.rootfs, p.builds, p.lockFile} {
 		if f != nil {
 			f.Close()
 		}
@@ -156,17 +172,21 @@ func (p *Pool) openRoot(ctx context.Context) error {
 	if p.fileSystem == "" {
 		p.fileSystem = fmt.Sprintf("%#x", st.Type)
 	}
-	if p.bases, err = openDirAt(p.root, basesDir, 0o700); err != nil {
-		return p.explain(err)
+	if p.alone, err = p.isAlone(); err != nil {
+		return err
 	}
-	if p.variants, err = openDirAt(p.root, variantsDir, 0o700); err != nil {
-		return p.explain(err)
-	}
-	if p.disks, err = openDirAt(p.root, disksDir, 0o700); err != nil {
-		return p.explain(err)
-	}
-	if p.fileSystem == "btrfs" {
-		return errors.Join(dontCopyOnWrite(p.bases), dontCopyOnWrite(p.variants), dontCopyOnWrite(p.disks))
+	for _, d := range []struct {
+		dir  **os.File
+		name string
+	}{{&p.bases, basesDir}, {&p.variants, variantsDir}, {&p.disks, disksDir}, {&p.snapshots, snapshotsDir}, {&p.arrivals, arrivalsDir}} {
+		if *d.dir, err = openDirAt(p.root, d.name, 0o700); err != nil {
+			return p.explain(err)
+		}
+		if p.fileSystem == "btrfs" {
+			if err := dontCopyOnWrite(*d.dir); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
@@ -199,8 +219,8 @@ func (p *Pool) openRunDir() error {
 }
 
 // sweep clears away what a killed agent left that no call would come back for: mounts
-// of builds (their files stay, for Bases.List), empty mount points, and
-// variants of removed base disks.
+// of builds (their files stay, for Bases.List), empty mount points, copies that did not
+// become disks, and variants of removed base disks.
 func (p *Pool) sweep() error {
 	names, err := p.builds.Readdirnames(-1)
 	if err != nil {
@@ -221,6 +241,9 @@ func (p *Pool) sweep() error {
 			}
 			_ = unix.Unlinkat(int(dir.Fd()), name, unix.AT_REMOVEDIR) // fails for those in use, which is right
 		}
+	}
+	if err := p.sweepCopies(); err != nil {
+		return err
 	}
 	return p.sweepVariants()
 }

@@ -40,6 +40,27 @@ var authz = map[string]access{
 	rpc.ServerServiceExecProcedure:           {roles: operators, mutation: true},
 	rpc.ServerServiceConsoleProcedure:        {roles: operators, mutation: true},
 
+	rpc.ServerServicePrepareMigrationProcedure: {roles: operators, mutation: true},
+	rpc.ServerServiceMigrateServerProcedure:    {roles: operators, mutation: true},
+	rpc.ServerServiceRecoverServerProcedure:    {roles: operators, mutation: true},
+
+	rpc.SnapshotServiceGetSnapshotProcedure:    {roles: observers},
+	rpc.SnapshotServiceListSnapshotsProcedure:  {roles: observers},
+	rpc.SnapshotServiceWatchSnapshotProcedure:  {roles: observers},
+	rpc.SnapshotServiceCreateSnapshotProcedure: {roles: operators, mutation: true},
+	rpc.SnapshotServiceUpdateSnapshotProcedure: {roles: operators, mutation: true},
+	rpc.SnapshotServiceDeleteSnapshotProcedure: {roles: operators, mutation: true},
+	rpc.SnapshotServiceRestoreServerProcedure:  {roles: operators, mutation: true},
+
+	rpc.BackupServiceGetBackupProcedure:    {roles: observers},
+	rpc.BackupServiceListBackupsProcedure:  {roles: observers},
+	rpc.BackupServiceWatchBackupProcedure:  {roles: observers},
+	rpc.BackupServiceListTargetProcedure:   {roles: observers},
+	rpc.BackupServiceVerifyBackupProcedure: {roles: operators}, // changes nothing, but reads everything
+	rpc.BackupServiceCreateBackupProcedure: {roles: operators, mutation: true},
+	rpc.BackupServiceDeleteBackupProcedure: {roles: operators, mutation: true},
+	rpc.BackupServiceImportBackupProcedure: {roles: operators, mutation: true},
+
 	rpc.ImageServiceGetImageProcedure:    {roles: observers},
 	rpc.ImageServiceListImagesProcedure:  {roles: observers},
 	rpc.ImageServiceImportImageProcedure: {roles: operators, mutation: true},

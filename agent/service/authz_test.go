@@ -20,6 +20,7 @@ import (
 var files = []protoreflect.FileDescriptor{
 	reflejov1.File_reflejo_v1_host_proto, reflejov1.File_reflejo_v1_server_proto, reflejov1.File_reflejo_v1_image_proto,
 	reflejov1.File_reflejo_v1_network_proto, reflejov1.File_reflejo_v1_error_proto,
+	reflejov1.File_reflejo_v1_snapshot_proto, reflejov1.File_reflejo_v1_backup_proto,
 }
 
 // Every procedure of the contract is in the table and nothing else is; what reads is no
@@ -78,7 +79,7 @@ func TestIdentify(t *testing.T) {
 func checkMutation(t *testing.T, path, method string, a access) {
 	t.Helper()
 	reads := false
-	for _, verb := range []string{"Get", "List", "Watch", "Read"} {
+	for _, verb := range []string{"Get", "List", "Watch", "Read", "Verify"} {
 		reads = reads || strings.HasPrefix(method, verb)
 	}
 	if reads == a.mutation {

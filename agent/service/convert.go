@@ -69,6 +69,17 @@ func specFromProto(p *reflejov1.ServerSpec) vserver.Spec {
 		DeletionProtection: p.GetDeletionProtection(),
 		ShutdownTimeout:    p.GetShutdownTimeout().AsDuration(),
 		Labels:             p.GetLabels(),
+		RestoreFrom:        p.GetRestoreFrom(),
+		CloneOf:            p.GetCloneOf(),
+		SnapshotPolicy:     vserver.SnapshotPolicy{Schedule: p.GetSnapshotPolicy().GetSchedule(), On: p.GetSnapshotPolicy().GetOn(), Keep: keepFromProto(p.GetSnapshotPolicy().GetKeep())},
+		BackupPolicy: vserver.BackupPolicy{
+			Schedule:    p.GetBackupPolicy().GetSchedule(),
+			Target:      p.GetBackupPolicy().GetTarget(),
+			Keep:        keepFromProto(p.GetBackupPolicy().GetKeep()),
+			Incremental: p.GetBackupPolicy().GetIncremental(),
+		},
+		Migration:     migrationFromProto(p.GetMigration()),
+		KeepSnapshots: p.GetKeepSnapshots(),
 	}
 }
 
@@ -114,6 +125,12 @@ func specToProto(s vserver.Spec) *reflejov1.ServerSpec {
 		DeletionProtection: s.DeletionProtection,
 		ShutdownTimeout:    durationpb.New(s.ShutdownTimeout),
 		Labels:             s.Labels,
+		RestoreFrom:        s.RestoreFrom,
+		CloneOf:            s.CloneOf,
+		SnapshotPolicy:     snapshotPolicyToProto(s.SnapshotPolicy),
+		BackupPolicy:       backupPolicyToProto(s.BackupPolicy),
+		Migration:          migrationToProto(s.Migration),
+		KeepSnapshots:      s.KeepSnapshots,
 	}
 }
 
@@ -135,13 +152,15 @@ func nicToProto(n vserver.NIC) *reflejov1.Nic {
 
 // viewToProto makes all of a Server but host, image_name and usage, which a view does not know.
 func viewToProto(v vserver.View) *reflejov1.Server {
-	s := &reflejov1.Server{
+	return &reflejov1.Server{
 		Spec:       specToProto(v.Spec),
 		State:      string(v.State),
 		CreatedAt:  timestamp(v.Created),
 		StartedAt:  timestamp(v.Started),
 		DiskUsed:   v.DiskUsed,
 		Generation: v.Generation,
+		MovedTo:    v.MovedTo,
+		Operation:  operationToProto(v.Operation),
 		Nics: convertMap(v.NICs, func(n vserver.NICView) *reflejov1.NicStatus {
 			return &reflejov1.NicStatus{Address: n.Address, Mac: n.MAC, Network: n.NetworkID}
 		}),
@@ -149,19 +168,26 @@ func viewToProto(v vserver.View) *reflejov1.Server {
 			return &reflejov1.Message{Time: timestamp(m.Time), Text: m.Text}
 		}),
 	}
-	if o := v.Operation; o.Kind != "" {
-		s.Operation = &reflejov1.Operation{
-			Kind:      o.Kind,
-			Step:      o.Step,
-			StepIndex: uint32(o.Index),
-			Steps:     uint32(o.Steps),
-			StartedAt: timestamp(o.Started),
-			Error:     o.Err,
-			ErrorKind: o.ErrKind, ErrorField: o.Field,
-			Done: o.Done,
-		}
+}
+
+// operationToProto is nil where nothing is under way and nothing failed.
+func operationToProto(o vserver.Operation) *reflejov1.Operation {
+	if o.Kind == "" {
+		return nil
 	}
-	return s
+	return &reflejov1.Operation{
+		Kind:       o.Kind,
+		Step:       o.Step,
+		StepIndex:  uint32(o.Index),
+		Steps:      uint32(o.Steps),
+		StartedAt:  timestamp(o.Started),
+		Error:      o.Err,
+		ErrorKind:  o.ErrKind,
+		ErrorField: o.Field,
+		Done:       o.Done,
+		BytesDone:  o.BytesDone,
+		BytesTotal: o.BytesTotal,
+	}
 }
 
 func usageToProto(u vserver.Usage) *reflejov1.ServerUsage {

@@ -29,6 +29,7 @@ type Facts struct {
 	Architecture    string // GOARCH
 	Started         time.Time
 	UnderlayAddress string
+	Endpoint        string // address and port for other agents; without an address that of the API
 }
 
 // Pool describes the disk pool.
@@ -81,6 +82,7 @@ func (h *hostHandler) GetHost(ctx context.Context, _ *connect.Request[reflejov1.
 		Architecture:    facts.Architecture,
 		StartedAt:       timestamp(facts.Started),
 		UnderlayAddress: facts.UnderlayAddress,
+		Endpoint:        facts.Endpoint,
 		Capacity:        resourcesToProto(capacity),
 		Promised:        resourcesToProto(promised),
 		Free:            resourcesToProto(free),
@@ -90,6 +92,9 @@ func (h *hostHandler) GetHost(ctx context.Context, _ *connect.Request[reflejov1.
 		Pool:                 &reflejov1.Pool{Path: pool.Path, FileSystem: pool.FileSystem, Embedded: pool.Embedded, SizeBytes: pool.Size, UsedBytes: pool.Used},
 		CertificateName:      callerOf(ctx).String(),
 		CertificateExpiresAt: timestamp(h.s.cfg.Credentials().Certificate.Leaf.NotAfter),
+	}
+	if h.s.cfg.Snapshots != nil {
+		host.Snapshots = uint32(len(h.s.cfg.Snapshots.List(ctx, "")))
 	}
 	for _, v := range h.s.cfg.Views.List() {
 		host.Servers++

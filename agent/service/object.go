@@ -24,6 +24,20 @@ func objectOf(m proto.Message) Entry {
 		e.Detail = string(actions[m.GetAction()])
 	case *reflejov1.ImportImageRequest:
 		e.Detail = clip(m.GetSource())
+	case *reflejov1.CreateSnapshotRequest:
+		e.Detail = clip("of server " + m.GetServer())
+	case *reflejov1.RestoreServerRequest:
+		e.ID, e.Detail = clip(m.GetServer()), clip("snapshot "+m.GetSnapshot()+", safety snapshot "+m.GetId())
+	case *reflejov1.CreateBackupRequest:
+		e.Detail = clip("snapshot " + m.GetSnapshot() + " to " + m.GetTarget())
+	case *reflejov1.ImportBackupRequest:
+		e.Detail = clip("backup " + m.GetBackup() + " of " + m.GetTarget())
+	case *reflejov1.PrepareMigrationRequest: // a ticket is a secret, and is in no request's id or name
+		e.ID, e.Name, e.Detail = clip(m.GetServer().GetSpec().GetId()), clip(m.GetServer().GetSpec().GetName()), clip("from host "+m.GetSource())
+	case *reflejov1.MigrateServerRequest:
+		e.Detail = clip("to host " + m.GetTarget())
+	case *reflejov1.RecoverServerRequest:
+		e.Detail = clip("of lost host " + m.GetLostHost())
 	case *reflejov1.ExecRequest:
 		if argv := m.GetStart().GetArgv(); len(argv) > 0 {
 			e.Detail = clip(argv[0]) // never the arguments: they may hold secrets

@@ -108,25 +108,11 @@ func (h *serverHandler) WatchServer(ctx context.Context, req *connect.Request[re
 	if err != nil {
 		return err
 	}
-	for {
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case v, ok := <-views:
-			if !ok && ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			if !ok {
-				return errDraining
-			}
-			if err := stream.Send(&reflejov1.WatchServerResponse{Server: h.server(v), Gone: v.Gone}); err != nil {
-				return err
-			}
-			if v.Gone || (req.Msg.GetUntilSettled() && v.Operation.Settled()) {
-				return nil
-			}
-		}
-	}
+	return follow(ctx, views,
+		func(v vserver.View) error {
+			return stream.Send(&reflejov1.WatchServerResponse{Server: h.server(v), Gone: v.Gone})
+		},
+		func(v vserver.View) bool { return v.Gone || (req.Msg.GetUntilSettled() && v.Operation.Settled()) })
 }
 
 // usage is nil for a server that does not run.

@@ -34,6 +34,13 @@ type Config struct {
 	Commands vserver.Commands
 	Consoles Consoles
 
+	Snapshots  Snapshots // nil: the host keeps none
+	Restores   Restores
+	Backups    Backups // nil: the host makes none
+	Targets    Targets
+	Migrations Migrations
+	Recoveries Recoveries
+
 	Credentials func() pki.Credentials // the agent's own, asked at each handshake
 	Audit       *Audit                 // nil: mutations are only logged
 	Observer    Observer               // nil: none
@@ -70,6 +77,12 @@ func New(cfg Config) *Service {
 	s.mux.Handle(rpc.NewServerServiceHandler(&serverHandler{s}, options))
 	s.mux.Handle(rpc.NewNetworkServiceHandler(&networkHandler{s}, options))
 	s.mux.Handle(rpc.NewImageServiceHandler(&imageHandler{s}, options))
+	if cfg.Snapshots != nil {
+		s.mux.Handle(rpc.NewSnapshotServiceHandler(&snapshotHandler{s}, options))
+	}
+	if cfg.Backups != nil {
+		s.mux.Handle(rpc.NewBackupServiceHandler(&backupHandler{s}, options))
+	}
 	if cfg.Metrics != nil {
 		s.mux.Handle("GET "+MetricsPath, cfg.Metrics)
 	}

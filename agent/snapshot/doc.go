@@ -5,8 +5,12 @@
 // The pieces:
 //
 //	snapshot.go what a snapshot is ([Request], [Record], [View])
-//	sums.go     pure: the checksum of what a disk holds
-//	manager.go  takes, keeps, restores and deletes; finishes what a killed agent left
+//	manager.go  what callers ask for; admission of new ones
+//	work.go     takes and deletes; a worker per snapshot (item.go)
+//	chain.go    pure: what each adds to the others of its server, for the host's ledger
+//	sums.go     pure: the checksum of what a disk holds (checksum.go finds it)
+//	captures.go what servers ask for: restore, clone, safety snapshots
+//	recover.go  finishes what a killed agent left; takes over what comes from elsewhere
 //	policy.go   runs the servers' policies
 //	edges.go    the pool as this package needs it (package disk implements it)
 package snapshot

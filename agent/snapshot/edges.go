@@ -4,11 +4,23 @@ import (
 	"context"
 	"io"
 	"time"
+
+	"github.com/reflejo/terraform-provider-reflejo/agent/vserver"
 )
 
 // The rules for edges are those of package vserver: a call may be made twice, removing what
 // is not there succeeds, ids are UUIDs in lower case, errors carry a fault kind where a
 // caller can act on it.
+
+// Servers are the host's servers, as far as snapshots need them (vserver.Manager).
+type Servers interface {
+	Get(idOrName string) (vserver.View, error)
+	List() []vserver.View
+	// Hold runs f while nobody else operates on the server.
+	Hold(ctx context.Context, idOrName, kind string, f func(context.Context, *vserver.Held) error) error
+	// Resources is what the host can promise, has promised (snapshots included), and has left.
+	Resources() (capacity, promised, free vserver.Resources)
+}
 
 // Disks keeps snapshots of servers' disks in the pool (package disk).
 type Disks interface {

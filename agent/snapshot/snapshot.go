@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -76,6 +77,8 @@ type Record struct {
 	Held  int64
 	Base  string
 	Order uint64
+
+	From From // the backup that it was imported from
 
 	Err     string // why it failed, or why the last attempt to delete or sum it did
 	ErrKind string // fault kind in words
@@ -193,11 +196,23 @@ const timeInName = "2006-01-02t15-04-05z"
 
 // defaultName is what a snapshot without a name is called: prefix and moment.
 func defaultName(prefix string, at time.Time) string {
-	const room = 63 - len(timeInName) - 1 - len("-99") // a suffix may have to make it unique
+	const room = maxStem - len(timeInName) - 1
 	if len(prefix) > room {
 		prefix = strings.TrimRight(prefix[:room], "-")
 	}
 	return prefix + "-" + at.UTC().Format(timeInName)
+}
+
+// maxStem leaves room in a name for a number that makes it unique.
+const maxStem = 63 - len("-9999")
+
+// freeName is the name, or with a number after it if it is taken.
+func freeName(name string, taken map[string]bool) string {
+	stem := strings.TrimRight(name[:min(len(name), maxStem)], "-")
+	for i := 2; taken[name]; i++ {
+		name = stem + "-" + strconv.Itoa(i)
+	}
+	return name
 }
 
 // DecodeRecord reads a record that comes from outside (a backup, another host) and checks
@@ -263,12 +278,4 @@ func (r Record) answers(req Request) bool {
 	return (req.Server == r.Server || req.Server == r.ServerName) && (req.Name == "" || req.Name == r.Name) &&
 		req.Description == r.Description && maps.Equal(req.Labels, r.Labels) &&
 		req.Consistency == r.Consistency && req.Origin == r.Origin
-}
-
-// reserved is what the record takes from the host's promise once it is complete, bytes.
-func (r Record) reserved() int64 {
-	if r.Phase == PhaseFailed {
-		return 0
-	}
-	return r.Held
 }

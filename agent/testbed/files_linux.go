@@ -52,8 +52,10 @@ func (b *Bed) makeFiles() error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(b.n.path("images"), 0o755); err != nil {
-		return err
+	for _, dir := range []string{"images", "backups"} { // both are the same on all hosts
+		if err := os.MkdirAll(b.n.path(dir), 0o755); err != nil {
+			return err
+		}
 	}
 	for _, name := range b.n.hosts() {
 		h := &Host{b, name}

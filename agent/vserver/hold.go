@@ -109,13 +109,14 @@ func (m *Manager) holdIdle(s *server, kind string, j *job) error {
 	}
 	s.mu.Lock()
 	phase, name := s.rec.Phase, s.rec.Spec.Name
-	if phase == PhaseLive {
+	closed := s.rec.Closed
+	if phase == PhaseLive && closed == "" {
 		s.rec.Operation = Operation{Kind: kind, Started: time.Now().UTC()}
 		s.job = j
 	}
 	s.mu.Unlock()
-	if phase != PhaseLive {
-		return fault.New(fault.Precondition, "%s server %s: it is not complete (%s)", kind, name, phase)
+	if phase != PhaseLive || closed != "" {
+		return Record{Phase: phase, Closed: closed, Spec: Spec{Name: name}}.operable(kind)
 	}
 	s.begin()
 	return nil
@@ -164,6 +165,8 @@ func (r Record) operable(kind string) error {
 		return fault.New(fault.Precondition, "%s server %s: it is on its way here from another host, which has it until then", kind, r.Spec.Name)
 	case r.Phase != PhaseLive:
 		return fault.New(fault.Precondition, "%s server %s: it is not complete (%s); delete it", kind, r.Spec.Name, r.Phase)
+	case r.Closed != "":
+		return fault.New(fault.Precondition, "%s server %s: host %s took it over from a backup while this host was lost; what is here stays closed, delete it when you need nothing of it", kind, r.Spec.Name, r.Closed)
 	case r.Leaving != "":
 		return fault.New(fault.Precondition, "%s server %s: it is being handed over to host %s", kind, r.Spec.Name, r.Leaving)
 	}

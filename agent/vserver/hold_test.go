@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -375,3 +376,84 @@ func TestLostDiskIsNotMadeAnew(t *testing.T) {
 }
 
 func second[T any](_ T, err error) error { return err }
+
+// A host that was lost and comes back does not start what another host has taken over, nor
+// anything before somebody has said that nobody has.
+func TestLostHostComesBack(t *testing.T) {
+	inWorld(t, func(w *world) {
+		mine, taken := small("mine"), small("taken")
+		w.create(mine)
+		w.create(taken)
+		w.m.Close()
+		w.host.PowerOff(w.t.Context())
+		answers := false
+		w.superseded = func(_ context.Context, r vserver.Record) (string, error) {
+			switch {
+			case !answers:
+				return "", fault.New(fault.Unavailable, "nobody answers")
+			case r.Spec.ID == taken.ID:
+				return "gamma", nil
+			}
+			return "", nil
+		}
+		w.start()
+		time.Sleep(time.Hour)
+		for _, s := range []vserver.Spec{mine, taken} {
+			if v, _ := w.m.Get(s.ID); v.State != vserver.StateStopped || v.Operation.Settled() {
+				t.Errorf("before anybody answered: %+v", v)
+			}
+		}
+		answers = true
+		w.want(w.settle(mine.ID), vserver.StateRunning)
+		v := w.settle(taken.ID)
+		w.want(v, vserver.StateClosed)
+		if _, err := w.m.SetPower(w.t.Context(), taken.ID, vserver.ActionStart, 0); !fault.Is(err, fault.Precondition) || !strings.Contains(err.Error(), "gamma") {
+			t.Errorf("start what is closed: %v", err)
+		}
+		w.m.Close() // it stays so, whoever can be asked
+		answers = false
+		w.start()
+		w.want(w.settle(taken.ID), vserver.StateClosed)
+		if err := w.m.Delete(w.t.Context(), taken.ID); err != nil {
+			t.Fatal(err)
+		}
+		if w.settle(taken.ID) != nil {
+			t.Error("a closed server can't be deleted")
+		}
+	})
+}
+
+func TestStartOverridesTheQuestion(t *testing.T) {
+	inWorld(t, func(w *world) {
+		s := small("web")
+		w.create(s)
+		w.m.Close()
+		w.host.PowerOff(w.t.Context())
+		w.superseded = func(context.Context, vserver.Record) (string, error) {
+			return "", fault.New(fault.Unavailable, "nobody answers")
+		}
+		w.start()
+		synctest.Wait()
+		w.want(w.power(s.ID, vserver.ActionStart), vserver.StateRunning)
+	})
+}
+
+func TestRevive(t *testing.T) {
+	inWorld(t, func(w *world) {
+		c := w.withCaptures()
+		s := small("web")
+		snapshot := c.of(s)
+		for range 2 {
+			if _, err := w.m.Revive(w.t.Context(), s, c.all[snapshot], 2); err != nil {
+				t.Fatal(err)
+			}
+			w.want(w.settle(s.ID), vserver.StateRunning)
+		}
+		if v, _ := w.m.Get(s.ID); v.Spec.CloneOf != "" || v.Spec.RestoreFrom != "" {
+			t.Errorf("it shows where it comes from: %+v", v.Spec)
+		}
+		if _, err := w.m.Revive(w.t.Context(), s, c.all[c.of(s)], 3); !fault.Is(err, fault.Exists) {
+			t.Errorf("revive what is here: %v", err)
+		}
+	})
+}

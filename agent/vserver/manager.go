@@ -57,16 +57,20 @@ type Edges struct {
 
 // Config is what a manager is made of.
 type Config struct {
-	Host        string
-	Records     Records
-	Edges       Edges
-	Segments    Segments
-	Images      Images
-	Captures    Captures // nil: this host has no snapshots
-	Capacity    func() Capacity
-	IDs         IDRange // the range that servers' own ranges are cut from
-	Parallel    int     // operations at once; 0 means 8
-	Log         hclog.Logger
+	Host     string
+	Records  Records
+	Edges    Edges
+	Segments Segments
+	Images   Images
+	Captures Captures // nil: this host has no snapshots
+	Capacity func() Capacity
+	IDs      IDRange // the range that servers' own ranges are cut from
+	Parallel int     // operations at once; 0 means 8
+	Log      hclog.Logger
+	// Superseded says which host took a server over as this one was lost, "" if none did. It
+	// is asked before an agent's start starts a server; an error means that nobody who would
+	// know could be asked: then the server waits. nil: nobody takes servers over.
+	Superseded  func(ctx context.Context, r Record) (host string, err error)
 	Observe     func(operation string, took time.Duration, err error) // for metrics; may be nil
 	Changed     func(v View, was State)                               // a server has settled in another state; may be nil, and must not wait
 	RetryDelays []time.Duration                                       // between tries of what nobody waits for (recovery); nil means 1s, 5s, 15s
@@ -281,6 +285,20 @@ func (m *Manager) Watch(ctx context.Context, id string) (<-chan View, error) {
 		return nil, err
 	}
 	return s.watch(ctx), nil
+}
+
+// Say adds a message to what people see of a server; one that is not here is not told.
+func (m *Manager) Say(id, text string) {
+	s, err := m.find(id)
+	if err != nil {
+		return
+	}
+	s.mu.Lock()
+	if n := len(s.rec.Messages); n == 0 || s.rec.Messages[n-1].Text != text { // not the same every minute
+		s.rec.say(time.Now(), text) // durable with the next change
+	}
+	s.mu.Unlock()
+	s.notify()
 }
 
 // Usage reads a server's counters. fault.Precondition where it does not run.

@@ -1,6 +1,7 @@
 package vserver_test
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -20,7 +21,8 @@ type world struct {
 	host *vservertest.Host
 	m    *vserver.Manager
 
-	captures vserver.Captures
+	captures   vserver.Captures
+	superseded func(context.Context, vserver.Record) (string, error)
 }
 
 // inWorld runs f in a bubble with its own time.
@@ -37,7 +39,7 @@ func inWorld(t *testing.T, f func(w *world)) {
 func (w *world) start() {
 	w.t.Helper()
 	config := w.host.Config()
-	config.Captures = w.captures
+	config.Captures, config.Superseded = w.captures, w.superseded
 	m, err := vserver.NewManager(config)
 	if err != nil {
 		w.t.Fatal(err)

@@ -67,7 +67,7 @@ func Plan(r Record, h Have) []Step {
 	case PhaseFailed, PhaseIncoming:
 		return nil
 	}
-	if r.Leaving != "" {
+	if r.Leaving != "" || r.Closed != "" {
 		return planStopped(r, h)
 	}
 	if r.Restore.Snapshot != "" {

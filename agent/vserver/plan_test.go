@@ -72,7 +72,7 @@ func apply(t interface{ Fatalf(string, ...any) }, r *Record, h *Have, s Step) {
 		need(h.Run == nil && (h.Disk == nil || !h.Disk.Attached), "no attached disk")
 		h.Disk = &DiskInfo{Size: r.Spec.Disk.Size}
 	case StepRestored:
-		r.Restore = Restore{}
+		r.restored()
 	case StepSnapshotsGone:
 		need(h.Disk == nil, "the disk gone")
 	case StepForget:

@@ -21,7 +21,8 @@ func (m *Manager) SetPower(ctx context.Context, idOrName string, a PowerAction, 
 	if timeout < 0 || timeout > maxShutdown {
 		return View{}, fault.Field("timeout", "timeout %s: want 0s … 1h", timeout)
 	}
-	return m.change(ctx, idOrName, string(a), a == ActionKill, func(rec *Record) error {
+	interrupt := a == ActionKill || a == ActionStart && m.recovering(idOrName) // who starts it knows better than what it waits for
+	return m.change(ctx, idOrName, string(a), interrupt, func(rec *Record) error {
 		if err := rec.operable(string(a)); err != nil {
 			return err
 		}

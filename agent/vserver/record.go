@@ -18,6 +18,8 @@ type Record struct {
 	Leaving   string  // host that the server is being handed over to: it may not be started here
 	MovedTo   string  // with PhaseMoved: the host that has it now
 	Arriving  int64   // with PhaseIncoming: bytes that its snapshots will take
+	Term      uint64  // +1 each time that a host took the server over as its own was lost
+	Closed    string  // host that took it over as this one was lost: what is here is never started again
 	Want      Power   // running, stopped or suspended: what the server should be when nothing is under way
 	Rebooting bool    // a reboot has been accepted and its stop is not finished
 	Force     bool    // the stop that is under way does not ask the guest

@@ -54,6 +54,53 @@ func (m *Manager) Recover(ctx context.Context) error {
 	return nil
 }
 
+// How long a server that may not be started yet waits before it asks again, at first and at most.
+const (
+	firstAsk = 5 * time.Second
+	lastAsk  = time.Minute
+)
+
+// askSuperseded closes a server that another host has taken over. It is asked only before
+// an agent's start would start a server, as only then has this host been away; and until
+// somebody who would know has answered, the server stays down.
+func (s *server) askSuperseded(ctx context.Context) error {
+	s.mu.Lock()
+	rec := s.rec.clone()
+	starts := slices.Contains(Plan(rec, s.have), StepRunStart)
+	s.mu.Unlock()
+	if s.m.cfg.Superseded == nil || !starts || rec.Phase != PhaseLive {
+		return nil
+	}
+	for pause := firstAsk; ; pause = min(2*pause, lastAsk) {
+		host, err := s.m.cfg.Superseded(ctx, rec)
+		if host != "" {
+			return s.save(func(r *Record) {
+				r.Closed, r.Rebooting = host, false
+				r.say(time.Now(), "closed: host "+host+" took it over from a backup while this host was lost")
+			})
+		}
+		if err == nil {
+			return nil
+		}
+		s.m.cfg.Log.Warn("a server is not started: nobody can say whether another host has taken it over", "server", s.id, "error", err, "again", pause.String())
+		s.progress("ask whether another host has it", 0, 0)
+		if !wait(ctx, pause) {
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// recovering reports whether an agent's start is at work on the server.
+func (m *Manager) recovering(idOrName string) bool {
+	s, err := m.find(idOrName)
+	if err != nil {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.busy && s.rec.Operation.Kind == opRecover
+}
+
 // Settled waits until no server has an operation under way.
 func (m *Manager) Settled(ctx context.Context) error {
 	m.mu.Lock()

@@ -2,7 +2,9 @@ package vserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -117,9 +119,9 @@ func safetyID(rec Record) string {
 	return uuid.NewSHA1(uuid.MustParse(rec.Spec.ID), fmt.Appendf(nil, "restore/%s/%d", rec.Spec.RestoreFrom, rec.Generation)).String()
 }
 
-// restored: the snapshot is in place.
+// restored: the snapshot is in place, and what comes next is a start, as after a reboot.
 func (r *Record) restored() {
-	r.Restore, r.Applied.RestoreFrom = Restore{}, r.Spec.RestoreFrom
+	r.Restore, r.Applied.RestoreFrom, r.Rebooting = Restore{}, r.Spec.RestoreFrom, false
 }
 
 // createDisk makes the disk of a new server. The disk of one that exists is not made anew
@@ -132,4 +134,47 @@ func (s *server) createDisk(ctx context.Context, rec Record) error {
 		return s.m.cfg.Captures.Copy(ctx, rec.Source, s.id, rec.Spec.Disk.Size)
 	}
 	return s.m.cfg.Edges.Disks.Create(ctx, s.id, rec.Image.ID, rec.Spec.Disk.Size)
+}
+
+// Revive makes a server anew from a snapshot that was imported from its last backup, as the
+// host that it was on is lost: it keeps its id and is no new machine inside. The snapshot
+// may still be on its way: the disk waits for it. term must be higher than any before.
+func (m *Manager) Revive(ctx context.Context, spec Spec, c Capture, term uint64) (View, error) {
+	spec.Image, spec.CloneOf, spec.RestoreFrom, spec.Disk.Size = c.Image.ID, "", "", max(spec.Disk.Size, c.Size)
+	spec = spec.WithDefaults()
+	if err := spec.Validate(); err != nil {
+		return View{}, err
+	}
+	m.mu.Lock()
+	if s, ok := m.servers[spec.ID]; ok {
+		m.mu.Unlock()
+		switch rec := s.record(); {
+		case rec.Phase == PhaseFailed || rec.Phase == PhaseUndo:
+			if err := errors.Join(m.Delete(ctx, s.id), s.settled(ctx)); err != nil {
+				return View{}, err
+			}
+			return m.Revive(ctx, spec, c, term)
+		case rec.Source == c.ID:
+			return s.view(), nil
+		}
+		return View{}, fault.New(fault.Exists, "recover server %s: host %s has it already", spec.Name, m.cfg.Host)
+	}
+	defer m.mu.Unlock()
+	now := time.Now().UTC()
+	rec := Record{Spec: spec, Phase: PhaseCreate, Source: c.ID, Want: wanted(spec.Power, PowerRunning), Image: c.Image,
+		Generation: 1, Created: now, Booted: true, Term: term, Operation: Operation{Kind: "create", Started: now}}
+	if err := m.admit(&rec, nil); err != nil {
+		return View{}, err
+	}
+	var err error
+	if rec.IDs, err = m.freeIDs(); err != nil {
+		return View{}, err
+	}
+	if err := m.cfg.Records.Put(spec.ID, rec); err != nil {
+		return View{}, fmt.Errorf("record server %s: %w", spec.Name, err)
+	}
+	s := newServer(m, rec)
+	m.servers[spec.ID] = s
+	s.begin()
+	return s.view(), nil
 }

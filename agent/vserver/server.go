@@ -170,6 +170,8 @@ func (s *server) stateLocked() State {
 		return StateDeleting
 	}
 	switch {
+	case s.rec.Closed != "":
+		return StateClosed
 	case s.have.running() && s.have.frozen():
 		return StateSuspended
 	case s.have.running():

@@ -174,4 +174,5 @@ const (
 	StateDeleting  State = "deleting"
 	StateFailed    State = "failed"   // the operation that was to make it failed; only deletion is left
 	StateIncoming  State = "incoming" // on its way here from another host, which still has it
+	StateClosed    State = "closed"   // another host took it over while this one was lost; only deletion is left
 )

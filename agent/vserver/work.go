@@ -55,6 +55,11 @@ func (s *server) carryOut(ctx context.Context) error {
 	if job != nil {
 		return s.runJob(ctx, job)
 	}
+	if recovering {
+		if err := s.askSuperseded(ctx); err != nil {
+			return err
+		}
+	}
 	err := s.runPlan(ctx)
 	if recovering {
 		for _, pause := range s.m.cfg.RetryDelays {

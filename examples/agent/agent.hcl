@@ -87,3 +87,31 @@ runtime {
   runc  = "runc"
   lxcfs = "lxcfs"
 }
+
+# Where the agents of other hosts reach this one: servers that move, backups that are kept
+# here. The address is what others are told to dial; default: that of underlay_address.
+endpoint {
+  listen  = ":7444"
+  address = "198.18.0.11:7444"
+}
+
+# Other hosts that this one may send backups to (target "host:beta"), one block each.
+host "beta" {
+  endpoint = "198.18.0.12:7444"
+}
+
+# Where backups are kept on this host. dirs: directories below which a target "dir:/path" may
+# lie; store: the directory for the backups that other hosts send here. Default: neither.
+backup {
+  dirs  = ["/var/backups/reflejo"]
+  store = "/var/lib/reflejo/backups"
+}
+
+# How to reach the bucket of a target "s3://backups/prefix", one block per bucket. The keys
+# are read from files that only root can read, and again whenever they change.
+s3 "backups" {
+  endpoint        = "https://s3.example.org"
+  region          = "us-east-1"
+  access_key_file = "/etc/reflejo/s3-access"
+  secret_key_file = "/etc/reflejo/s3-secret"
+}
