@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/terraform-plugin-framework/path"
 	"github.com/hashicorp/terraform-plugin-framework/types"
@@ -108,7 +109,7 @@ func (p *serverPlan) adviseNetworks(ctx context.Context, target *host, server st
 func (h *host) move(ctx context.Context, s *reflejov1.Server, to *host, settings *reflejov1.MigrationSettings) (*reflejov1.Server, error) {
 	if op := s.GetOperation(); op.GetKind() == "migrate" && !op.GetDone() {
 		// An apply before this one, or somebody else, began it.
-		left, last, err := h.leaves(ctx, s)
+		left, last, err := h.leaves(ctx, s, to)
 		if left {
 			return to.welcome(ctx, last, h)
 		}
@@ -127,6 +128,9 @@ func (h *host) move(ctx context.Context, s *reflejov1.Server, to *host, settings
 		}
 	}
 	ticket, _, err := persist(ctx, to, to.Servers.PrepareMigration, prepare, 6)
+	if fault.Is(err, fault.Exists) && to.has(ctx, s) { // a move that came to its end just now
+		return to.welcome(ctx, s, h)
+	}
 	if err != nil {
 		return s, refusal(to.name, err)
 	}
@@ -137,26 +141,48 @@ func (h *host) move(ctx context.Context, s *reflejov1.Server, to *host, settings
 		return s, err
 	}
 	if err == nil {
-		if left, last, err := h.leaves(ctx, began.GetServer()); !left {
+		if left, last, err := h.leaves(ctx, began.GetServer(), to); !left {
 			return last, err
 		}
 	}
 	return to.welcome(ctx, s, h)
 }
 
-// leaves watches a server until it has left its host, or will not; then the error says why.
-func (h *host) leaves(ctx context.Context, s *reflejov1.Server) (left bool, last *reflejov1.Server, err error) {
-	seen, err := h.watch(ctx, s, func(seen *reflejov1.WatchServerResponse) bool { return seen.GetGone() || settled(seen.GetServer()) })
-	last = seen.GetServer()
-	switch {
-	case fault.Is(err, fault.NotFound) || seen.GetGone():
-		return true, last, nil
-	case err != nil:
-		return false, last, err
-	case last.GetOperation().GetError() != "":
-		return false, last, operationError(last)
+// leaveLimit is how long a host may take to let go of a server after the move's own end.
+const leaveLimit = 30 * time.Second
+
+// leaves watches a server until it has left its host for another, or will not; then the
+// error says why.
+func (h *host) leaves(ctx context.Context, s *reflejov1.Server, to *host) (left bool, last *reflejov1.Server, err error) {
+	last = s
+	var ended time.Time // when the move was first seen to have ended without a word
+	for {
+		seen, err := h.watch(ctx, last, func(seen *reflejov1.WatchServerResponse) bool { return seen.GetGone() || settled(seen.GetServer()) })
+		last = seen.GetServer()
+		switch {
+		case fault.Is(err, fault.NotFound) || seen.GetGone():
+			return true, last, nil
+		case err != nil:
+			return false, last, err
+		case last.GetOperation().GetError() != "":
+			return false, last, operationError(last)
+		}
+		if ended.IsZero() {
+			ended = time.Now()
+		}
+		if time.Since(ended) > leaveLimit {
+			return to.has(ctx, s), last, fault.New(fault.Aborted, "host %s ended the move, and the server is still there", h.name)
+		}
+		if !sleep(ctx, firstPause) {
+			return false, last, context.Cause(ctx)
+		}
 	}
-	return false, last, fault.New(fault.Aborted, "host %s ended the move, and the server is still there", h.name)
+}
+
+// has reports whether the host has the server for its own.
+func (h *host) has(ctx context.Context, s *reflejov1.Server) bool {
+	_, err := h.server(ctx, s.GetSpec().GetId())
+	return err == nil
 }
 
 // welcome waits until a server that has left another host runs, or does not, on this one.

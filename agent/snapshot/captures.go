@@ -75,6 +75,9 @@ func (it *item) unpinned(ctx context.Context) error {
 
 // Copy implements vserver.Captures.
 func (m *Manager) Copy(ctx context.Context, id, server string, size int64) error {
+	if err := m.awaitImport(ctx, id); err != nil {
+		return err
+	}
 	release, err := m.Pin(id)
 	if err != nil {
 		return err
