@@ -204,7 +204,7 @@ func (x captures) Keep(_ context.Context, id string, r vserver.Record) error {
 	x.c.mu.Lock()
 	defer x.c.mu.Unlock()
 	if _, err := x.c.get(id); err != nil {
-		x.c.put(vserver.View{Spec: r.Spec, State: vserver.StateStopped}, snapshot.Request{ID: id, Name: "safety-" + id[:8], Origin: snapshot.OriginSafety})
+		x.c.put(vserver.View{Spec: r.Spec, State: vserver.StateStopped}, snapshot.Request{ID: id, Name: "safety", Origin: snapshot.OriginSafety})
 	}
 	return nil
 }
