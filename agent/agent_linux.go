@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/reflejo/terraform-provider-reflejo/agent/backup"
 	"github.com/reflejo/terraform-provider-reflejo/agent/bridge"
 	"github.com/reflejo/terraform-provider-reflejo/agent/cgroup"
 	"github.com/reflejo/terraform-provider-reflejo/agent/disk"
@@ -27,6 +28,7 @@ import (
 	"github.com/reflejo/terraform-provider-reflejo/agent/network"
 	"github.com/reflejo/terraform-provider-reflejo/agent/oci"
 	"github.com/reflejo/terraform-provider-reflejo/agent/pki"
+	"github.com/reflejo/terraform-provider-reflejo/agent/recovery"
 	"github.com/reflejo/terraform-provider-reflejo/agent/service"
 	"github.com/reflejo/terraform-provider-reflejo/agent/snapshot"
 	"github.com/reflejo/terraform-provider-reflejo/agent/store"
@@ -137,6 +139,8 @@ type agent struct {
 	servers   *vserver.Manager
 	snapshots *snapshot.Manager
 	policies  *snapshot.Policies
+	backups   *backup.Manager
+	recovery  *recovery.Manager
 	metrics   *metrics.Metrics
 	service   *service.Service
 	capacity  vserver.Capacity // without the disk, which changes
@@ -284,14 +288,15 @@ func (ag *agent) openManagers(context.Context) error {
 			Runtime:  ag.runtime,
 			Preparer: ag.runtime,
 		},
-		Segments: ag.networks,
-		Images:   imageFinder{ag.images},
-		Captures: ag.snapshots,
-		Changed:  func(v vserver.View, was vserver.State) { ag.policies.Changed(v, was) },
-		Capacity: ag.capacityNow,
-		IDs:      vserver.IDRange{First: uint32(c.IDRange.First), Size: uint32(c.IDRange.Count)},
-		Log:      ag.log.Named("vserver"),
-		Observe:  func(operation string, took time.Duration, err error) { ag.metrics.Operation(operation, took, err) },
+		Segments:   ag.networks,
+		Images:     imageFinder{ag.images},
+		Captures:   ag.snapshots,
+		Superseded: func(ctx context.Context, r vserver.Record) (string, error) { return ag.recovery.Superseded(ctx, r) },
+		Changed:    func(v vserver.View, was vserver.State) { ag.policies.Changed(v, was) },
+		Capacity:   ag.capacityNow,
+		IDs:        vserver.IDRange{First: uint32(c.IDRange.First), Size: uint32(c.IDRange.Count)},
+		Log:        ag.log.Named("vserver"),
+		Observe:    func(operation string, took time.Duration, err error) { ag.metrics.Operation(operation, took, err) },
 	})
 	if err != nil {
 		return err
@@ -299,6 +304,9 @@ func (ag *agent) openManagers(context.Context) error {
 	ag.networks.SetServers(ag.servers)
 	ag.snapshots.Bind(ag.servers)
 	if err := ag.openPolicies(); err != nil {
+		return err
+	}
+	if err := ag.openBackups(); err != nil {
 		return err
 	}
 	ag.metrics = metrics.New(metrics.Config{Version: versionText(), Servers: ag.servers, Snapshots: ag.snapshots, Policies: ag.policies, Host: ag.hostMetrics, Log: ag.log.Named("metrics")})
@@ -310,6 +318,7 @@ func (ag *agent) openManagers(context.Context) error {
 func (ag *agent) recover(ctx context.Context) error {
 	ag.onClose(ag.servers.Close)
 	ag.onClose(ag.snapshots.Close)
+	ag.onClose(ag.backups.Close)
 	if err := ag.thaw(ctx); err != nil {
 		return fmt.Errorf("thaw disks: %w", err)
 	}
@@ -325,7 +334,9 @@ func (ag *agent) recover(ctx context.Context) error {
 	if err := ag.snapshots.Recover(ctx); err != nil {
 		return fmt.Errorf("take over snapshots: %w", err)
 	}
+	ag.backups.Recover()
 	ag.background(ctx, ag.policies.Run)
+	ag.background(ctx, ag.backups.RunPolicies)
 	ag.background(ctx, func(ctx context.Context) {
 		if err := ag.runtime.Watch(ctx); err != nil && !errors.Is(err, context.Canceled) {
 			ag.log.Error("consoles and /proc views are no longer looked after", "error", err)
@@ -348,6 +359,9 @@ func (ag *agent) openService(context.Context) error {
 		Images:      ag.images,
 		Snapshots:   ag.snapshots,
 		Restores:    ag.servers,
+		Backups:     serviceBackups{ag.backups, ag.recovery},
+		Targets:     serviceBackups{ag.backups, ag.recovery},
+		Recoveries:  serviceBackups{ag.backups, ag.recovery},
 		Commands:    ag.runtime,
 		Consoles:    consoles{ag.runtime, filepath.Join(ag.config.StateDir, "console")},
 		Credentials: ag.source.Get,

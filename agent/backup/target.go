@@ -195,9 +195,25 @@ func (t Targets) Validate() error {
 	return nil
 }
 
-// Open is the target of a name. Outcomes besides success: fault.Invalid for what is no
-// target; fault.Precondition where the host's configuration does not allow it.
+// Allow checks a target's name without reaching for it: fault.Invalid for what is no target,
+// fault.Precondition where the host's configuration does not allow it.
+func (t Targets) Allow(text string) error {
+	_, err := t.find(text)
+	return err
+}
+
+// Open is the target of a name; its errors are those of Allow, and of who connects to
+// another host.
 func (t Targets) Open(ctx context.Context, text string) (Target, error) {
+	open, err := t.find(text)
+	if err != nil {
+		return nil, err
+	}
+	return open(ctx)
+}
+
+// find is how a target is opened.
+func (t Targets) find(text string) (func(context.Context) (Target, error), error) {
 	l, err := ParseTarget(text)
 	if err != nil {
 		return nil, err
@@ -206,7 +222,7 @@ func (t Targets) Open(ctx context.Context, text string) (Target, error) {
 	case "dir":
 		for _, d := range t.Dirs {
 			if rel, err := filepath.Rel(d, l.Path); err == nil && filepath.IsLocal(rel) {
-				return NewDir(d, rel), nil
+				return func(context.Context) (Target, error) { return NewDir(d, rel), nil }, nil
 			}
 		}
 		return nil, notAllowed("open target %s: this host keeps backups only in %s (backup.dirs of its configuration)", text, list(t.Dirs))
@@ -214,11 +230,11 @@ func (t Targets) Open(ctx context.Context, text string) (Target, error) {
 		if t.Remote == nil {
 			return nil, notAllowed("open target %s: this host knows no other hosts", text)
 		}
-		return t.Remote.Open(ctx, l.Host)
+		return func(ctx context.Context) (Target, error) { return t.Remote.Open(ctx, l.Host) }, nil
 	}
 	for _, bucket := range []string{l.Bucket, ""} {
 		if i := slices.IndexFunc(t.S3, func(s S3) bool { return s.Bucket == bucket }); i >= 0 {
-			return newS3(t.S3[i], l)
+			return func(context.Context) (Target, error) { return newS3(t.S3[i], l) }, nil
 		}
 	}
 	return nil, notAllowed("open target %s: this host's configuration has no store for bucket %q (backup.s3)", text, l.Bucket)

@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/reflejo/terraform-provider-reflejo/agent/fault"
@@ -42,19 +43,41 @@ func (m *Manager) Pin(id string) (release func(), err error) {
 		return nil, err
 	}
 	it.pins++
-	released := false
-	return func() {
+	return sync.OnceFunc(func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		if !released {
-			released = true
-			it.pins--
+		if it.pins--; it.pins == 0 && it.free != nil {
+			close(it.free)
+			it.free = nil
 		}
-	}, nil
+	}), nil
+}
+
+// unpinned waits until nobody uses a snapshot that is being deleted.
+func (it *item) unpinned(ctx context.Context) error {
+	it.m.mu.Lock()
+	if it.pins == 0 {
+		it.m.mu.Unlock()
+		return nil
+	}
+	if it.free == nil {
+		it.free = make(chan struct{})
+	}
+	free := it.free
+	it.m.mu.Unlock()
+	select {
+	case <-free:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // Copy implements vserver.Captures.
 func (m *Manager) Copy(ctx context.Context, id, server string, size int64) error {
+	if err := m.awaitImport(ctx, id); err != nil {
+		return err
+	}
 	release, err := m.Pin(id)
 	if err != nil {
 		return err
@@ -63,24 +86,18 @@ func (m *Manager) Copy(ctx context.Context, id, server string, size int64) error
 	return m.cfg.Disks.Copy(ctx, id, server, size)
 }
 
-// Gone implements vserver.Captures: it returns when it is durable that the snapshots go. A
-// snapshot that is in use is fault.Precondition, and then none goes.
+// Gone implements vserver.Captures: it returns when it is durable that the snapshots go. One
+// that is in use goes when it is not any more.
 func (m *Manager) Gone(_ context.Context, server string, remove bool) error {
 	if !remove {
 		return nil
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var all []*item
 	for _, it := range m.items {
-		if it.rec.Server == server {
-			all = append(all, it)
-			if err := it.unused(); err != nil {
-				return err
-			}
+		if it.rec.Server != server {
+			continue
 		}
-	}
-	for _, it := range all {
 		if err := it.beginRemove(); err != nil {
 			return err
 		}

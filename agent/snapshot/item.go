@@ -18,7 +18,8 @@ type item struct {
 	op       vserver.Operation // under way
 	idle     chan struct{}     // closed while nothing is under way
 	cancel   context.CancelCauseFunc
-	pins     int // who uses what it holds
+	pins     int           // who uses what it holds
+	free     chan struct{} // closed when nobody does any more; nil if nobody waits for that
 	watchers map[chan View]struct{}
 	gone     bool
 }

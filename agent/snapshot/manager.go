@@ -25,6 +25,7 @@ type Config struct {
 	// root, and with tasks the server's tasks before it. When they go on, held is told for
 	// how long they were held up.
 	Quiet    func(server, root string, tasks bool, held func(time.Duration)) Quiet
+	Bring    Bring  // brings what imported snapshots hold; nil: there are none
 	SumsDir  string // where the sums of snapshots' chunks are kept; it must exist
 	Parallel int    // snapshots taken at once; 0 means 4
 	Log      hclog.Logger

@@ -202,12 +202,21 @@ func TestDeleteInUse(t *testing.T) {
 		b, err := w.m.Pin(v.ID)
 		must(t, err)
 		wantKind(t, w.m.Delete(w.t.Context(), v.ID), fault.Precondition, "")
-		wantKind(t, w.m.Gone(w.t.Context(), id, true), fault.Precondition, "")
 		a()
 		a()
 		wantKind(t, w.m.Delete(w.t.Context(), v.ID), fault.Precondition, "")
+		must(t, w.m.Gone(w.t.Context(), id, true)) // its server goes: it follows
+		synctest.Wait()
+		if v, err := w.m.Get(w.t.Context(), v.ID); err != nil || v.State != snapshot.PhaseDeleting || len(w.pool.ids()) != 1 {
+			t.Errorf("%+v, %v", v, err)
+		}
+		_, err = w.m.Pin(v.ID)
+		wantKind(t, err, fault.Precondition, "")
 		b()
-		w.remove(v.ID)
+		must(t, w.m.Settled(w.t.Context()))
+		if _, err := w.m.Get(w.t.Context(), v.ID); !fault.Is(err, fault.NotFound) {
+			t.Error(err)
+		}
 		w.check()
 	})
 }

@@ -189,7 +189,7 @@ func (p *Policies) tick(ctx context.Context) {
 	p.mu.Unlock()
 	for _, id := range known {
 		if !there[id] {
-			if err := p.forget(id); err != nil {
+			if err := p.forget(ctx, id); err != nil {
 				p.cfg.Log.Error("forget a policy", "server", id, "error", err)
 			}
 		}
@@ -225,8 +225,8 @@ func (p *Policies) server(ctx context.Context, v vserver.View, events []event) e
 // drop deletes what is left of attempts that nobody asks for any more.
 func (p *Policies) drop(ctx context.Context, was, st policyState) {
 	for reason, id := range was.Pending {
-		if v, err := p.cfg.Snapshots.view(id); st.Pending[reason] != id && err == nil && v.State == PhaseFailed {
-			_ = p.cfg.Snapshots.Delete(ctx, id) // it holds nothing: who looks at the list may delete it too
+		if v, err := p.cfg.Snapshots.view(id); st.Pending[reason] != id && err == nil && v.State != PhaseReady {
+			_ = p.cfg.Snapshots.Delete(ctx, id) // if it stays, who looks at the list can delete it
 		}
 	}
 }
@@ -346,7 +346,9 @@ func (p *Policies) save(was, st policyState) error {
 	return nil
 }
 
-func (p *Policies) forget(server string) error {
+// forget is for a server that is gone, or has moved.
+func (p *Policies) forget(ctx context.Context, server string) error {
+	p.drop(ctx, p.state(server), policyState{})
 	if err := p.cfg.Records.Delete(server); err != nil {
 		return err
 	}

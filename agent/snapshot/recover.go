@@ -60,6 +60,8 @@ func (it *item) recover(d DiskInfo, there bool) error {
 			return err
 		}
 		it.begin("create", func(ctx context.Context) error { return it.m.cfg.Disks.Remove(ctx, it.id) })
+	case rec.Phase == PhaseCreating && rec.From.Backup != "":
+		it.begin("import", it.bring)
 	case rec.Phase == PhaseCreating:
 		it.begin("create", it.take)
 	case rec.Phase == PhaseReady && !there:

@@ -21,16 +21,16 @@ func (it *item) take(ctx context.Context) error {
 // takeInTurn takes the snapshot while nobody else operates on its server.
 func (it *item) takeInTurn(ctx context.Context) error {
 	it.step("wait", 1)
-	select {
+	return it.m.servers.Hold(ctx, it.record().Server, "snapshot", it.takeHeld)
+}
+
+func (it *item) takeHeld(ctx context.Context, h *vserver.Held) error {
+	select { // only now: waiting for a server, which may be on its way to another host, is no work
 	case it.m.takes <- struct{}{}:
 		defer func() { <-it.m.takes }()
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	return it.m.servers.Hold(ctx, it.record().Server, "snapshot", it.takeHeld)
-}
-
-func (it *item) takeHeld(ctx context.Context, h *vserver.Held) error {
 	have, state := h.Have(), h.State()
 	if err := it.describe(h.Record(), state); err != nil {
 		return err
@@ -121,6 +121,9 @@ func (it *item) remove(ctx context.Context) error {
 
 func (it *item) removeNow(ctx context.Context) error {
 	m, rec := it.m, it.record()
+	if err := it.unpinned(ctx); err != nil {
+		return err
+	}
 	unlock, err := m.lockChain(ctx, rec.Server)
 	if err != nil {
 		return err

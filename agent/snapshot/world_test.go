@@ -26,6 +26,7 @@ type world struct {
 	t       *testing.T
 	host    *vservertest.Host
 	pool    *pool
+	disks   snapshot.Disks // pool, or one that keeps real files
 	records *vservertest.Records
 	runs    *vservertest.Records
 	sums    string
@@ -60,6 +61,7 @@ func newWorld(t *testing.T) *world {
 		all, err := w.host.Pool.Disks().List(context.Background())
 		return err != nil || slices.ContainsFunc(all, func(d vserver.DiskInfo) bool { return d.ID == server && d.Attached })
 	})
+	w.disks = w.pool
 	return w
 }
 
@@ -71,7 +73,7 @@ func (w *world) start() {
 
 func (w *world) startErr() error {
 	var err error
-	w.m, err = snapshot.NewManager(snapshot.Config{Host: "alpha", Records: gatedRecords{w.records, w.pool.gate}, Disks: w.pool,
+	w.m, err = snapshot.NewManager(snapshot.Config{Host: "alpha", Records: gatedRecords{w.records, w.pool.gate}, Disks: w.disks,
 		Quiet: w.quiet, SumsDir: w.sums, Now: w.now})
 	if err != nil {
 		return err
