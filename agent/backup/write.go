@@ -55,7 +55,7 @@ func (m *Manager) write(ctx context.Context, it *item) error {
 // that an older version of this program began, is begun anew.
 func (m *Manager) upload(ctx context.Context, target Target, rec Record) (Upload, *Writer, error) {
 	for again := false; ; again = true {
-		up, err := target.Append(ctx, rec.ref(), rec.Source.Size)
+		up, err := target.Append(ctx, rec.ref(), MostBytes(rec.Source.Size))
 		if err != nil {
 			return nil, nil, err
 		}
