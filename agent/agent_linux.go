@@ -25,6 +25,7 @@ import (
 	"github.com/reflejo/terraform-provider-reflejo/agent/disk"
 	"github.com/reflejo/terraform-provider-reflejo/agent/image"
 	"github.com/reflejo/terraform-provider-reflejo/agent/metrics"
+	"github.com/reflejo/terraform-provider-reflejo/agent/migrate"
 	"github.com/reflejo/terraform-provider-reflejo/agent/network"
 	"github.com/reflejo/terraform-provider-reflejo/agent/oci"
 	"github.com/reflejo/terraform-provider-reflejo/agent/pki"
@@ -141,6 +142,7 @@ type agent struct {
 	policies  *snapshot.Policies
 	backups   *backup.Manager
 	recovery  *recovery.Manager
+	moves     *migrate.Manager
 	metrics   *metrics.Metrics
 	service   *service.Service
 	capacity  vserver.Capacity // without the disk, which changes
@@ -157,7 +159,7 @@ func (ag *agent) closeAll() {
 
 // open wires the agent from the bottom up and recovers what an earlier one left.
 func (ag *agent) open(ctx context.Context) error {
-	for _, step := range []func(context.Context) error{ag.openState, ag.openEdges, ag.openManagers, ag.recover, ag.openService} {
+	for _, step := range []func(context.Context) error{ag.openState, ag.openEdges, ag.openManagers, ag.recover, ag.openService, ag.openEndpoint} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -309,6 +311,9 @@ func (ag *agent) openManagers(context.Context) error {
 	if err := ag.openBackups(); err != nil {
 		return err
 	}
+	if err := ag.openMigrations(); err != nil {
+		return err
+	}
 	ag.metrics = metrics.New(metrics.Config{Version: versionText(), Servers: ag.servers, Snapshots: ag.snapshots, Policies: ag.policies, Host: ag.hostMetrics, Log: ag.log.Named("metrics")})
 	return nil
 }
@@ -319,6 +324,7 @@ func (ag *agent) recover(ctx context.Context) error {
 	ag.onClose(ag.servers.Close)
 	ag.onClose(ag.snapshots.Close)
 	ag.onClose(ag.backups.Close)
+	ag.onClose(ag.moves.Close)
 	if err := ag.thaw(ctx); err != nil {
 		return fmt.Errorf("thaw disks: %w", err)
 	}
@@ -333,6 +339,9 @@ func (ag *agent) recover(ctx context.Context) error {
 	}
 	if err := ag.snapshots.Recover(ctx); err != nil {
 		return fmt.Errorf("take over snapshots: %w", err)
+	}
+	if err := ag.moves.Recover(ctx); err != nil {
+		return fmt.Errorf("take over moves: %w", err)
 	}
 	ag.backups.Recover()
 	ag.background(ctx, ag.policies.Run)
@@ -361,6 +370,7 @@ func (ag *agent) openService(context.Context) error {
 		Restores:    ag.servers,
 		Backups:     serviceBackups{ag.backups, ag.recovery},
 		Targets:     serviceBackups{ag.backups, ag.recovery},
+		Migrations:  serviceMoves{ag.moves},
 		Recoveries:  serviceBackups{ag.backups, ag.recovery},
 		Commands:    ag.runtime,
 		Consoles:    consoles{ag.runtime, filepath.Join(ag.config.StateDir, "console")},
