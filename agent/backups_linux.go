@@ -9,6 +9,7 @@ import (
 
 	"github.com/reflejo/terraform-provider-reflejo/agent/backup"
 	"github.com/reflejo/terraform-provider-reflejo/agent/fault"
+	"github.com/reflejo/terraform-provider-reflejo/agent/peers"
 	"github.com/reflejo/terraform-provider-reflejo/agent/recovery"
 	"github.com/reflejo/terraform-provider-reflejo/agent/service"
 	"github.com/reflejo/terraform-provider-reflejo/agent/snapshot"
@@ -16,7 +17,12 @@ import (
 
 // openBackups wires what makes backups and what brings servers back from them.
 func (ag *agent) openBackups() error {
-	stores := backup.Targets{Dirs: ag.config.Backup.Dirs, Remote: nil}
+	hosts := map[string]string{}
+	for _, h := range ag.config.Hosts {
+		hosts[h.Name] = h.Endpoint
+	}
+	ag.peers = peers.New(peers.Config{Credentials: ag.source.Get, Hosts: hosts})
+	stores := backup.Targets{Dirs: ag.config.Backup.Dirs, Remote: ag.peers}
 	for _, c := range ag.config.S3 {
 		s, err := c.store()
 		if err != nil {
@@ -40,7 +46,7 @@ func (ag *agent) openBackups() error {
 		return err
 	}
 	ag.recovery = recovery.NewManager(recovery.Config{
-		Host: ag.config.Name, Backups: ag.backups, Stores: stores, Snapshots: ag.snapshots, Servers: ag.servers, Peers: noPeers{},
+		Host: ag.config.Name, Backups: ag.backups, Stores: stores, Snapshots: ag.snapshots, Servers: ag.servers, Peers: ag.peers,
 	})
 	return nil
 }
@@ -209,8 +215,3 @@ func (b serviceBackups) Recover(ctx context.Context, r service.Recovery) (servic
 	done, err := b.recovery.Recover(ctx, recovery.Request{Spec: r.Spec, LostHost: r.LostHost, Target: r.Target, Backup: r.Backup})
 	return service.Recovered{Server: done.Server, Backup: done.Backup, At: done.At}, err
 }
-
-type noPeers struct{}
-
-func (noPeers) Hosts() []string                                      { return nil }
-func (noPeers) Term(context.Context, string, string) (uint64, error) { return 0, nil }
