@@ -22,7 +22,7 @@ func (ag *agent) openBackups() error {
 		hosts[h.Name] = h.Endpoint
 	}
 	ag.peers = peers.New(peers.Config{Credentials: ag.source.Get, Hosts: hosts})
-	stores := backup.Targets{Dirs: ag.config.Backup.Dirs, Remote: ag.peers}
+	stores := backup.Targets{Dirs: ag.config.Backup.Dirs, Remote: remotes{ag.peers, ag.config.Name, ag.config.Backup.Store}}
 	for _, c := range ag.config.S3 {
 		s, err := c.store()
 		if err != nil {
@@ -49,6 +49,20 @@ func (ag *agent) openBackups() error {
 		Host: ag.config.Name, Backups: ag.backups, Stores: stores, Snapshots: ag.snapshots, Servers: ag.servers, Peers: ag.peers,
 	})
 	return nil
+}
+
+// remotes are the stores of all hosts, this one's among them.
+type remotes struct {
+	*peers.Peers
+	self, store string
+}
+
+// Open implements backup.Remote.
+func (r remotes) Open(ctx context.Context, host string) (backup.Target, error) {
+	if host == r.self && r.store != "" {
+		return backup.NewDir(r.store, "."), nil
+	}
+	return r.Peers.Open(ctx, host)
 }
 
 // bring is snapshot.Config.Bring.

@@ -95,7 +95,6 @@ func faultyMove(t *testing.T, hosts []*host, at int, id, fault string, delay tim
 	return 1 - at
 }
 
-
 // cut separates two hosts for longer than it takes to notice.
 func cut(t *testing.T, a, b *host) {
 	t.Helper()

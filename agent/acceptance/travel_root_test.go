@@ -37,11 +37,7 @@ func TestBackupsTravel(t *testing.T) {
 					t.Errorf("backup %s: %s", b.GetId(), problem)
 				}
 			}
-			from := target
-			if name == "host" { // it is gamma's own store
-				from = "dir:" + filepath.Join(gamma.handle().Dir(), "backups")
-			}
-			arrived := gamma.bring(more.GetId(), from)
+			arrived := gamma.bring(more.GetId(), target)
 			if arrived.GetChecksum() != snapshot.GetChecksum() || arrived.GetState() != "ready" {
 				t.Fatalf("what arrived is %v, what was sent %v", arrived, snapshot)
 			}
@@ -175,10 +171,10 @@ func TestLostHostsServersComeBack(t *testing.T) {
 	low := w.named.Load()
 	alpha.backup(alpha.snapshot(s.GetId()).GetId(), s.GetBackupPolicy().GetTarget(), false)
 	machine := alpha.machineID(s.GetId())
+	w.end()
 	if err := alpha.handle().PowerOff(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	w.end()
 	var first *reflejov1.RecoverServerResponse
 	for range 2 { // a retry is the same request
 		got, err := gamma.api.Servers.RecoverServer(t.Context(), connect.NewRequest(&reflejov1.RecoverServerRequest{Spec: s, LostHost: "alpha"}))
