@@ -194,7 +194,10 @@ func TestTakeWhileWritten(t *testing.T) {
 					takeWhileWritten(t, p, true)
 				})
 			}
-			t.Run("crash consistent", func(t *testing.T) { takeWhileWritten(t, p, false) })
+			t.Run("crash consistent", func(t *testing.T) {
+				p.fewExtents = 8
+				takeWhileWritten(t, p, false)
+			})
 		})
 	}
 }
