@@ -85,6 +85,7 @@ func (ag *agent) Facts() service.Facts {
 	f := service.Facts{
 		Name:            ag.config.Name,
 		Version:         versionText(),
+		Endpoint:        ag.config.endpointAddress(),
 		CgroupMode:      "legacy",
 		Architecture:    runtime.GOARCH,
 		Started:         ag.started,

@@ -3,13 +3,12 @@ package provider
 import (
 	"context"
 	"fmt"
-	"net"
-	"strings"
 	"time"
 
 	"github.com/hashicorp/terraform-plugin-framework/path"
 	"github.com/hashicorp/terraform-plugin-framework/types"
 
+	"github.com/reflejo/terraform-provider-reflejo/agent/api"
 	reflejov1 "github.com/reflejo/terraform-provider-reflejo/agent/api/reflejo/v1"
 	"github.com/reflejo/terraform-provider-reflejo/agent/fault"
 )
@@ -135,7 +134,7 @@ func (h *host) move(ctx context.Context, s *reflejov1.Server, to *host, settings
 		return s, refusal(to.name, err)
 	}
 	began, _, err := persist(ctx, h, h.Servers.MigrateServer, &reflejov1.MigrateServerRequest{
-		Id: s.GetSpec().GetId(), Target: to.name, Endpoint: endpointOf(to.Address(), ticket.GetEndpoint()), Ticket: ticket.GetTicket(), Settings: settings,
+		Id: s.GetSpec().GetId(), Target: to.name, Endpoint: api.Endpoint(to.Address(), ticket.GetEndpoint()), Ticket: ticket.GetTicket(), Settings: settings,
 	}, 6)
 	if err != nil && !fault.Is(err, fault.NotFound) { // not found: it has left by now
 		return s, err
@@ -197,23 +196,6 @@ func (h *host) welcome(ctx context.Context, s *reflejov1.Server, from *host) (*r
 // refusal names the host that does not take a server.
 func refusal(host string, err error) error {
 	return &fault.Error{Kind: fault.KindOf(err), Field: fault.FieldOf(err), Err: fmt.Errorf("host %s: %w; the server stays where it is", host, err)}
-}
-
-// endpointPort is where agents listen for each other unless they say otherwise.
-const endpointPort = "7444"
-
-// endpointOf is where the agent behind an API address listens for other agents. What it
-// says itself may leave out the port, or the host as others know it, or both.
-func endpointOf(address, told string) string {
-	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		host = address
-	}
-	toldHost, toldPort, err := net.SplitHostPort(told)
-	if err != nil {
-		toldHost, toldPort = strings.Trim(told, "[]"), ""
-	}
-	return net.JoinHostPort(orText(toldHost, host), orText(toldPort, endpointPort))
 }
 
 // arrive brings the server to the host that the plan has for it, from wherever it is, and

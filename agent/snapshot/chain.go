@@ -16,13 +16,6 @@ func byOrder(all []Record) {
 	slices.SortFunc(all, func(a, b Record) int { return cmp.Or(cmp.Compare(a.Order, b.Order), cmp.Compare(a.ID, b.ID)) })
 }
 
-// byAge sorts records oldest first.
-func byAge(all []Record) {
-	slices.SortFunc(all, func(a, b Record) int {
-		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.Order, b.Order), cmp.Compare(a.ID, b.ID))
-	})
-}
-
 // baseOf is the nearest complete snapshot that came before order, "" if there is none. all
 // are of one server.
 func baseOf(all []Record, order uint64) string {

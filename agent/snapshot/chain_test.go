@@ -4,6 +4,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"github.com/reflejo/terraform-provider-reflejo/agent/vserver"
 )
 
 func TestCommon(t *testing.T) {
@@ -29,6 +31,15 @@ func TestCommon(t *testing.T) {
 			t.Fatalf("%v and %v have %d in common, want %d", lists(a), lists(b), got, want)
 		}
 	})
+}
+
+func TestAtMost(t *testing.T) {
+	for used, want := range map[int64]int64{0: 100, 30: 30, 100: 100, 130: 100} {
+		v := vserver.View{Spec: vserver.Spec{Disk: vserver.Disk{Size: 100}}, DiskUsed: used}
+		if got := atMost(v); got != want {
+			t.Errorf("a disk of 100 bytes with %d allocated may come to take %d, want %d", used, got, want)
+		}
+	}
 }
 
 func TestBase(t *testing.T) {

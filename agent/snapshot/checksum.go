@@ -87,6 +87,7 @@ func (it *item) sum(ctx context.Context) error {
 	if rec := it.record(); rec.Phase != PhaseReady || rec.Checksum != "" {
 		return nil
 	}
+	crashPoint(placeReady)
 	it.step("checksum", 4)
 	select {
 	case it.m.sums <- struct{}{}:
@@ -98,6 +99,7 @@ func (it *item) sum(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
+	crashPoint(placeSummed)
 	saveErr := it.save(in(PhaseReady, func(r *Record) {
 		r.Checksum, r.Err, r.ErrKind = checksum, "", ""
 		if err != nil {

@@ -163,6 +163,20 @@ func TestPolicyOnPower(t *testing.T) {
 	})
 }
 
+// A change that the agent was killed over before it took note of it is not forgotten.
+func TestPolicyMissedPower(t *testing.T) {
+	inWorld(t, func(w *world) {
+		id := w.server("web", vserver.PowerRunning, policy(vserver.SnapshotPolicy{On: []string{"start"}}))
+		must(w.t, w.runs.Put(id, map[string]string{"Server": id, "Seen": "stopped"}))
+		w.close()
+		w.start()
+		ctx, cancel := context.WithTimeout(w.t.Context(), 2*time.Minute)
+		defer cancel()
+		w.policies.Run(ctx)
+		w.wantTaken(id, "01-01T00:00 start")
+	})
+}
+
 func TestPolicyThatFails(t *testing.T) {
 	withPolicies(t, func(w *world, restart func(time.Duration)) {
 		id := w.server("web", vserver.PowerRunning, policy(vserver.SnapshotPolicy{Schedule: "0 0 * * *"}))

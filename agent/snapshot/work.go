@@ -10,6 +10,25 @@ import (
 	"github.com/reflejo/terraform-provider-reflejo/agent/vserver"
 )
 
+// The places where an agent may die in the middle of something, between what is durable.
+// Tests that kill it walk them.
+const (
+	placeRecorded  = "snapshot/recorded"  // a record, nothing in the pool
+	placeDescribed = "snapshot/described" // the moment's description, nothing in the pool
+	placeQuiet     = "snapshot/quiet"     // writers are stopped
+	placeTaken     = "snapshot/taken"     // in the pool, not counted
+	placeReady     = "snapshot/ready"     // complete, without a checksum
+	placeSummed    = "snapshot/summed"    // the checksum is found, not recorded
+	placeDeleting  = "snapshot/deleting"  // the deletion is recorded, nothing is done for it
+	placeCounted   = "snapshot/counted"   // others are counted anew, the deleted one is in the pool
+	placeRemoved   = "snapshot/removed"   // not in the pool any more, the record is left
+)
+
+// Places are all of them.
+func Places() []string {
+	return []string{placeRecorded, placeDescribed, placeQuiet, placeTaken, placeReady, placeSummed, placeDeleting, placeCounted, placeRemoved}
+}
+
 // take makes the snapshot that the record asks for, and sums it.
 func (it *item) take(ctx context.Context) error {
 	if err := it.takeInTurn(ctx); err != nil {
@@ -20,6 +39,7 @@ func (it *item) take(ctx context.Context) error {
 
 // takeInTurn takes the snapshot while nobody else operates on its server.
 func (it *item) takeInTurn(ctx context.Context) error {
+	crashPoint(placeRecorded)
 	it.step("wait", 1)
 	return it.m.servers.Hold(ctx, it.record().Server, "snapshot", it.takeHeld)
 }
@@ -40,10 +60,22 @@ func (it *item) takeHeld(ctx context.Context, h *vserver.Held) error {
 	if rec := it.record(); have.Disk != nil && have.Disk.Attached && rec.Consistency == ConsistencyFilesystem {
 		// The tasks of a suspended server are frozen already, and stay so.
 		quiet = it.m.cfg.Quiet(rec.Server, have.Disk.Attachment.Root, state == vserver.StateRunning,
-			func(d time.Duration) { held = d })
+			func(d time.Duration) { held = d }).dying()
 	}
+	crashPoint(placeDescribed)
 	h.Progress("snapshot", 1, 1, 0, 0)
 	return it.takeDisk(ctx, quiet, &held)
+}
+
+// dying is quiet with a place to die in.
+func (q Quiet) dying() Quiet {
+	return func(ctx context.Context) (func() error, error) {
+		loud, err := q(ctx)
+		if err == nil {
+			crashPoint(placeQuiet)
+		}
+		return loud, err
+	}
 }
 
 // describe records what the server is, before the moment that the snapshot shows: should
@@ -65,6 +97,7 @@ func (it *item) takeDisk(ctx context.Context, quiet Quiet, held *time.Duration) 
 	if err != nil {
 		return err
 	}
+	crashPoint(placeTaken)
 	taken.Pause = max(taken.Pause, *held)
 	return it.complete(ctx, taken)
 }
@@ -124,6 +157,7 @@ func (it *item) removeNow(ctx context.Context) error {
 	if err := it.unpinned(ctx); err != nil {
 		return err
 	}
+	crashPoint(placeDeleting)
 	unlock, err := m.lockChain(ctx, rec.Server)
 	if err != nil {
 		return err
@@ -135,9 +169,11 @@ func (it *item) removeNow(ctx context.Context) error {
 			return err
 		}
 	}
+	crashPoint(placeCounted)
 	if err := m.cfg.Disks.Remove(ctx, it.id); err != nil {
 		return err
 	}
+	crashPoint(placeRemoved)
 	if err := m.removeSums(it.id); err != nil {
 		return err
 	}

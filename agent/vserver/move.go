@@ -110,13 +110,17 @@ func (m *Manager) Release(ctx context.Context, id, to string) error {
 		if rec.Leaving == "" && rec.Phase != PhaseMoved {
 			return fault.New(fault.Precondition, "release server %s: it is not being handed over", rec.Spec.Name)
 		}
-		rec.Phase, rec.MovedTo, rec.Leaving, rec.Force = PhaseMoved, to, "", true
+		rec.release(to)
 		return nil
 	})
 	if fault.Is(err, fault.NotFound) {
 		return nil
 	}
 	return err
+}
+
+func (r *Record) release(to string) {
+	r.Phase, r.MovedTo, r.Leaving, r.Force = PhaseMoved, to, "", true
 }
 
 // Abandon gives back what was reserved for an incoming server. One that is not there

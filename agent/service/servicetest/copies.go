@@ -86,7 +86,7 @@ func (c *Copies) put(v vserver.View, r snapshot.Request) snapshot.View {
 	s := snapshot.View{State: snapshot.PhaseReady, Exclusive: 4 << 20, Reserved: 8 << 20, Record: snapshot.Record{
 		ID: r.ID, Server: v.Spec.ID, ServerName: v.Spec.Name, Host: c.host, Name: r.Name, Description: r.Description, Labels: r.Labels,
 		Consistency: cmp.Or(r.Consistency, snapshot.ConsistencyFilesystem), Origin: cmp.Or(r.Origin, snapshot.OriginManual), Phase: snapshot.PhaseReady,
-		ServerState: v.State, Size: v.Spec.Disk.Size, Pause: 12 * time.Millisecond, Checksum: sum(r.ID), Created: c.now(), Spec: v.Spec, Image: vserver.Image{ID: v.Spec.Image},
+		ServerState: v.State, Size: v.Spec.Disk.Size, Pause: 12 * time.Millisecond, Checksum: sum(r.Name), Created: c.now(), Spec: v.Spec, Image: vserver.Image{ID: v.Spec.Image},
 	}}
 	if c.failing != "" {
 		s.State, s.Phase, s.Checksum = snapshot.PhaseFailed, snapshot.PhaseFailed, ""
@@ -204,7 +204,7 @@ func (x captures) Keep(_ context.Context, id string, r vserver.Record) error {
 	x.c.mu.Lock()
 	defer x.c.mu.Unlock()
 	if _, err := x.c.get(id); err != nil {
-		x.c.put(vserver.View{Spec: r.Spec, State: vserver.StateStopped}, snapshot.Request{ID: id, Name: "safety-" + id[:8], Origin: snapshot.OriginSafety})
+		x.c.put(vserver.View{Spec: r.Spec, State: vserver.StateStopped}, snapshot.Request{ID: id, Name: "safety", Origin: snapshot.OriginSafety})
 	}
 	return nil
 }

@@ -271,7 +271,7 @@ func (h *Host) Resources() (capacity, promised, free vserver.Resources) {
 
 // Facts implements service.Host.
 func (h *Host) Facts() service.Facts {
-	return service.Facts{Name: h.name, Version: "1.2.3", Kernel: "6.1.0", CgroupMode: "unified", Architecture: "amd64", Started: Began, UnderlayAddress: "198.18.0.11"}
+	return service.Facts{Name: h.name, Version: "1.2.3", Kernel: "6.1.0", CgroupMode: "unified", Architecture: "amd64", Started: Began, UnderlayAddress: "198.18.0.11", Endpoint: ":7444"}
 }
 
 // Pool implements service.Host.
