@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,6 +37,7 @@ func (u *s3Upload) Write(p []byte) (int, error) {
 	}
 	written := 0
 	for len(p) > 0 {
+		u.buf = slices.Grow(u.buf, int(partSize(len(u.parts)+1))-len(u.buf))
 		n := min(len(p), int(partSize(len(u.parts)+1))-len(u.buf))
 		u.buf = append(u.buf, p[:n]...)
 		p, written = p[n:], written+n
