@@ -45,7 +45,7 @@ var arrows = map[string]struct {
 	"vserver": {"cpuset fault schedule store undo units", "the domain asks its edges through interfaces of its own"},
 	"image":   {"fault store undo units vserver", "the domain asks its edges through interfaces of its own"},
 	"network": {"fault store undo units vserver", "the domain asks its edges through interfaces of its own"},
-	"migrate": {"endpoint fault snapshot store undo units vserver", "moving a server is talk between agents about disks and servers; who keeps those is asked through interfaces"},
+	"migrate": {"endpoint fault network snapshot store undo units vserver", "moving a server is talk between agents about disks and servers; who keeps those is asked through interfaces"},
 
 	"snapshot": {"fault schedule store undo units vserver", "snapshots are of servers; the pool they lie in is an edge"},
 
