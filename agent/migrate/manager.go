@@ -53,6 +53,7 @@ type Manager struct {
 	prepare sync.Mutex               // one offer at a time
 
 	markEvery int64
+	asking    chan struct{} // holds one if hosts are to be asked about lent addresses
 }
 
 // NewManager loads the records. Nothing is done before Recover.
@@ -60,7 +61,7 @@ func NewManager(cfg Config) (*Manager, error) {
 	if cfg.Log == nil {
 		cfg.Log = hclog.NewNullLogger()
 	}
-	m := &Manager{cfg: cfg, out: map[string]outgoing{}, in: map[string]incoming{}, working: map[string]chan struct{}{}, visits: map[string]*visit{}, markEvery: defaultMarkEvery}
+	m := &Manager{cfg: cfg, out: map[string]outgoing{}, in: map[string]incoming{}, working: map[string]chan struct{}{}, visits: map[string]*visit{}, markEvery: defaultMarkEvery, asking: make(chan struct{}, 1)}
 	m.ctx, m.stop = context.WithCancel(context.Background())
 	return m, errors.Join(load(cfg.Outgoing, m.out), load(cfg.Incoming, m.in))
 }
@@ -97,6 +98,9 @@ func (m *Manager) Recover(ctx context.Context) error {
 		}
 	}
 	m.wg.Go(m.sweep)
+	if m.cfg.Loans != nil {
+		m.wg.Go(m.watchLoans)
+	}
 	return nil
 }
 
