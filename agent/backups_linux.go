@@ -11,7 +11,6 @@ import (
 	"github.com/reflejo/terraform-provider-reflejo/agent/fault"
 	"github.com/reflejo/terraform-provider-reflejo/agent/peers"
 	"github.com/reflejo/terraform-provider-reflejo/agent/recovery"
-	"github.com/reflejo/terraform-provider-reflejo/agent/service"
 	"github.com/reflejo/terraform-provider-reflejo/agent/snapshot"
 )
 
@@ -148,6 +147,12 @@ func (s backupSnapshots) Drop(ctx context.Context, id string) error {
 	return nil
 }
 
+<<<<<<< HEAD
+type noPeers struct{}
+
+func (noPeers) Hosts() []string                                      { return nil }
+func (noPeers) Term(context.Context, string, string) (uint64, error) { return 0, nil }
+=======
 // serviceBackups shows backups to the service.
 type serviceBackups struct {
 	*backup.Manager
@@ -229,3 +234,4 @@ func (b serviceBackups) Recover(ctx context.Context, r service.Recovery) (servic
 	done, err := b.recovery.Recover(ctx, recovery.Request{Spec: r.Spec, LostHost: r.LostHost, Target: r.Target, Backup: r.Backup})
 	return service.Recovered{Server: done.Server, Backup: done.Backup, At: done.At}, err
 }
+>>>>>>> issue3

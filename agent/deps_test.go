@@ -30,7 +30,7 @@ var arrows = map[string]struct {
 		"main wires everything; tests' and benchmarks' packages stay out of the program"},
 
 	// Row 3: requests in, domain calls out.
-	"service": {"api fault image network pki schedule snapshot store units vserver", "the service translates; what it may touch is the domain, never the kernel"},
+	"service": {"api backup fault image migrate network pki recovery schedule snapshot store units vserver", "the service translates; what it may touch is the domain, never the kernel"},
 	"metrics": {"fault image network snapshot vserver", "metrics are read from the domain, so that fakes can be measured too"},
 
 	// Row 2: edges. They know the domain's types; the domain does not know them, and they

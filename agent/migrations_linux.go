@@ -9,8 +9,6 @@ import (
 	"github.com/reflejo/terraform-provider-reflejo/agent/endpoint"
 	"github.com/reflejo/terraform-provider-reflejo/agent/migrate"
 	"github.com/reflejo/terraform-provider-reflejo/agent/peers"
-	"github.com/reflejo/terraform-provider-reflejo/agent/service"
-	"github.com/reflejo/terraform-provider-reflejo/agent/vserver"
 )
 
 // openMigrations wires what moves servers.
@@ -65,18 +63,4 @@ func (ag *agent) openEndpoint(context.Context) error {
 		<-served
 	})
 	return nil
-}
-
-// serviceMoves shows moves to the service.
-type serviceMoves struct{ *migrate.Manager }
-
-// Prepare implements service.Migrations.
-func (m serviceMoves) Prepare(ctx context.Context, o service.Offer) (service.Ticket, error) {
-	t, err := m.Manager.Prepare(ctx, migrate.Offer(o))
-	return service.Ticket(t), err
-}
-
-// Start implements service.Migrations.
-func (m serviceMoves) Start(ctx context.Context, move service.Move) (vserver.View, error) {
-	return m.Manager.Start(ctx, migrate.Move(move))
 }
