@@ -82,7 +82,7 @@ func texts(list ...string) tftypes.Value {
 // put makes a server on the host, not through Terraform.
 func (h *testHost) put(name string) vserver.View {
 	h.world.t.Helper()
-	v, err := h.servers.Create(h.world.t.Context(), vserver.Spec{ID: uuid.NewString(), Name: name, Image: "debian", Power: vserver.PowerRunning})
+	v, err := h.servers.Create(h.world.t.Context(), vserver.Spec{ID: uuid.NewString(), Name: name, Image: "debian", Power: vserver.PowerRunning, KeepSnapshots: true})
 	must(h.world.t, err)
 	h.await(v.Spec.ID, func(v vserver.View) bool { return v.State == vserver.StateRunning && v.Operation.Settled() })
 	return v
@@ -351,7 +351,7 @@ func TestEverythingIsDescribed(t *testing.T) {
 			}
 		})
 	}
-	if n := len(p.schemas()); n != 1+3+6+3+1 {
+	if n := len(p.schemas()); n != 1+5+9+5+3 {
 		t.Errorf("%d schemas", n)
 	}
 }

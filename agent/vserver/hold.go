@@ -70,6 +70,15 @@ func (h *Held) Leave(host string) error {
 	return h.s.save(func(r *Record) { r.Leaving = host })
 }
 
+// Release is [Manager.Release] as the last thing of the held function: the server is removed
+// here before anybody else has a turn.
+func (h *Held) Release(to string) error {
+	if h.s.record().Leaving == "" {
+		return fault.New(fault.Precondition, "release server %s: it is not being handed over", h.s.id)
+	}
+	return h.s.save(func(r *Record) { r.release(to) })
+}
+
 // Hold waits for the server's turn and runs f while nobody else operates on it. Then the
 // server is brought to what its record wants, and f's error is returned and shown as the
 // operation's. f's context ends when ctx does, when the server is deleted and when the
