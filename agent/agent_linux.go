@@ -28,6 +28,7 @@ import (
 	"github.com/reflejo/terraform-provider-reflejo/agent/migrate"
 	"github.com/reflejo/terraform-provider-reflejo/agent/network"
 	"github.com/reflejo/terraform-provider-reflejo/agent/oci"
+	"github.com/reflejo/terraform-provider-reflejo/agent/peers"
 	"github.com/reflejo/terraform-provider-reflejo/agent/pki"
 	"github.com/reflejo/terraform-provider-reflejo/agent/recovery"
 	"github.com/reflejo/terraform-provider-reflejo/agent/service"
@@ -143,6 +144,7 @@ type agent struct {
 	backups   *backup.Manager
 	recovery  *recovery.Manager
 	moves     *migrate.Manager
+	peers     *peers.Peers
 	metrics   *metrics.Metrics
 	service   *service.Service
 	capacity  vserver.Capacity // without the disk, which changes

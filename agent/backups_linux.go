@@ -9,13 +9,19 @@ import (
 
 	"github.com/reflejo/terraform-provider-reflejo/agent/backup"
 	"github.com/reflejo/terraform-provider-reflejo/agent/fault"
+	"github.com/reflejo/terraform-provider-reflejo/agent/peers"
 	"github.com/reflejo/terraform-provider-reflejo/agent/recovery"
 	"github.com/reflejo/terraform-provider-reflejo/agent/snapshot"
 )
 
 // openBackups wires what makes backups and what brings servers back from them.
 func (ag *agent) openBackups() error {
-	stores := backup.Targets{Dirs: ag.config.Backup.Dirs, Remote: nil}
+	hosts := map[string]string{}
+	for _, h := range ag.config.Hosts {
+		hosts[h.Name] = h.Endpoint
+	}
+	ag.peers = peers.New(peers.Config{Credentials: ag.source.Get, Hosts: hosts})
+	stores := backup.Targets{Dirs: ag.config.Backup.Dirs, Remote: ag.peers}
 	for _, c := range ag.config.S3 {
 		s, err := c.store()
 		if err != nil {
@@ -39,7 +45,7 @@ func (ag *agent) openBackups() error {
 		return err
 	}
 	ag.recovery = recovery.NewManager(recovery.Config{
-		Host: ag.config.Name, Backups: ag.backups, Stores: stores, Snapshots: ag.snapshots, Servers: ag.servers, Peers: noPeers{},
+		Host: ag.config.Name, Backups: ag.backups, Stores: stores, Snapshots: ag.snapshots, Servers: ag.servers, Peers: ag.peers,
 	})
 	return nil
 }
@@ -126,8 +132,3 @@ func (s backupSnapshots) Drop(ctx context.Context, id string) error {
 	}
 	return nil
 }
-
-type noPeers struct{}
-
-func (noPeers) Hosts() []string                                      { return nil }
-func (noPeers) Term(context.Context, string, string) (uint64, error) { return 0, nil }

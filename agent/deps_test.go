@@ -49,6 +49,7 @@ var arrows = map[string]struct {
 
 	"recovery": {"backup fault snapshot vserver", "a server comes back from a backup: it joins what those packages do"},
 	"backup":   {"fault schedule snapshot undo units vserver", "backups are of snapshots; the stores they lie in speak protocols of their own"},
+	"peers":    {"backup endpoint fault pki vserver", "what agents ask each other about backups and terms; it carries backup's targets over endpoint's links and keeps nothing itself"},
 	"snapshot": {"fault schedule store undo units vserver", "snapshots are of servers; the pool they lie in is an edge"},
 
 	// Row 0: what knows nothing of servers.

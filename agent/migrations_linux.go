@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
 
 	"github.com/reflejo/terraform-provider-reflejo/agent/endpoint"
 	"github.com/reflejo/terraform-provider-reflejo/agent/migrate"
+	"github.com/reflejo/terraform-provider-reflejo/agent/peers"
 )
 
 // openMigrations wires what moves servers.
@@ -35,7 +37,14 @@ func (ag *agent) call(ctx context.Context, host, address, purpose string, right 
 // openEndpoint answers other agents. It comes last: what they ask for must be there.
 func (ag *agent) openEndpoint(context.Context) error {
 	s := endpoint.NewServer(endpoint.ServerConfig{Credentials: ag.source.Get, Log: ag.log.Named("endpoint")})
+	if store := ag.config.Backup.Store; store != "" {
+		if err := os.MkdirAll(store, 0o700); err != nil {
+			return fmt.Errorf("make directory of other hosts' backups: %w", err)
+		}
+	}
 	s.Handle(migrate.Purpose, ag.moves.Handle)
+	s.Handle(peers.PurposeBackup, peers.Handler(ag.config.Backup.Store))
+	s.Handle(peers.PurposeTerm, peers.TermHandler(ag.servers.Term))
 	listener, err := net.Listen("tcp", ag.config.Endpoint.Listen)
 	if err != nil {
 		return fmt.Errorf("listen for other agents: %w", err)

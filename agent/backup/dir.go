@@ -63,7 +63,7 @@ func (d dir) in(verb string, f func(root *os.Root) error) error {
 	return nil
 }
 
-func (d dir) Append(_ context.Context, f Ref, _ int64) (Upload, error) {
+func (d dir) Append(_ context.Context, f Ref, most int64) (Upload, error) {
 	if err := f.check(); err != nil {
 		return nil, err
 	}
@@ -86,7 +86,7 @@ func (d dir) Append(_ context.Context, f Ref, _ int64) (Upload, error) {
 			file.Close()
 			return err
 		}
-		u.file = file
+		u.file, u.bounded = file, bounded{most - u.state.Totals.Bytes}
 		return nil
 	})
 	if err != nil {
@@ -120,11 +120,15 @@ type dirUpload struct {
 	file  *os.File
 	ref   Ref
 	state State
+	bounded
 }
 
 func (u *dirUpload) State() State { return u.state }
 
 func (u *dirUpload) Write(p []byte) (int, error) {
+	if err := u.take(len(p)); err != nil {
+		return 0, err
+	}
 	n, err := u.file.Write(p)
 	return n, classify(err)
 }

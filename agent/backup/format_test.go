@@ -68,7 +68,7 @@ func TestEmptyDiskIsASmallFile(t *testing.T) {
 func TestChainRoundTrip(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		r := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 2))
-		server, d := newID(), newDisk(r.Uint64(), 5<<20+4096)
+		server, d := newID(), newDisk(r.Uint64(), 4<<20+8192)
 		f, m := file(t, d, newID(), server, nil)
 		files := [][]byte{f}
 		for range rapid.IntRange(1, 4).Draw(rt, "increments") {
@@ -229,7 +229,7 @@ func TestDamageNamesTheDiskRange(t *testing.T) {
 func TestWriterGoesOnAnywhere(t *testing.T) {
 	server, d := newID(), newDisk(7, 3<<20)
 	want, m := file(t, d, newID(), server, nil)
-	for n := 0; n <= len(want); n += 1 + len(want)/997 {
+	for n := 0; n <= len(want); n += 1 + len(want)/199 {
 		have := bytes.Clone(want[:n])
 		s, err := Survey(bytes.NewReader(have))
 		if err != nil {

@@ -41,6 +41,7 @@ type Manager struct {
 	backups map[string]*item
 	runs    map[string]*run // by server
 	busy    map[string]int  // by backup: imports and verifications that read its file
+	leaving map[string]bool // by backup: another host's that is being deleted
 }
 
 // item is a backup in memory. The manager's lock guards it.
@@ -67,7 +68,7 @@ func NewManager(cfg Config) (*Manager, error) {
 	if cfg.Delays == nil {
 		cfg.Delays = []time.Duration{time.Second, 10 * time.Second, time.Minute, 5 * time.Minute, 15 * time.Minute}
 	}
-	m := &Manager{cfg: cfg, slots: make(chan struct{}, cfg.Parallel), backups: map[string]*item{}, runs: map[string]*run{}, busy: map[string]int{}}
+	m := &Manager{cfg: cfg, slots: make(chan struct{}, cfg.Parallel), backups: map[string]*item{}, runs: map[string]*run{}, busy: map[string]int{}, leaving: map[string]bool{}}
 	m.ctx, m.stop = context.WithCancel(context.Background())
 	err := cfg.Records.ForEach(func(key string, value []byte) error {
 		it := &item{watchers: map[chan View]struct{}{}}

@@ -46,7 +46,7 @@ type Manifest struct {
 // manifestOf is the manifest of a full backup of a snapshot.
 func manifestOf(id, name string, origin Origin, s snapshot.Record) Manifest {
 	// What only its own pool needs to know, and what went wrong there, stays behind.
-	s.Held, s.Base, s.Order, s.Err, s.ErrKind, s.Phase = 0, "", 0, "", "", snapshot.PhaseReady
+	s.Held, s.Base, s.Order, s.From, s.Err, s.ErrKind, s.Phase = 0, "", 0, snapshot.From{}, "", "", snapshot.PhaseReady
 	s.Spec.FirstBoot.UserData = ""
 	s.Created = s.Created.UTC()
 	return Manifest{ID: id, Name: name, Origin: origin, Chunk: snapshot.ChunkSize, Snapshot: s}

@@ -342,13 +342,9 @@ func obsolete(there []Found, keep schedule.Keep, needed []string, now time.Time)
 func (m *Manager) retire(ctx context.Context, t Target, f Found) error {
 	m.mu.Lock()
 	it, here := m.backups[f.Backup]
-	busy := m.busy[f.Backup] > 0
 	m.mu.Unlock()
-	if busy {
-		return fault.New(fault.Aborted, "it is being imported or verified")
-	}
 	if !here {
-		return t.Delete(ctx, f.Ref)
+		return m.retireOther(ctx, t, f)
 	}
 	if err := m.beginDelete(it); err != nil {
 		return err
@@ -360,5 +356,22 @@ func (m *Manager) retire(ctx context.Context, t Target, f Found) error {
 	case err == nil && !v.Gone && v.Operation.Err != "":
 		return errors.New(v.Operation.Err)
 	}
+	return err
+}
+
+// retireOther deletes another host's backup.
+func (m *Manager) retireOther(ctx context.Context, t Target, f Found) error {
+	m.mu.Lock()
+	child, busy := m.childHere(f.Backup), m.busy[f.Backup] > 0
+	if child != "" || busy {
+		m.mu.Unlock()
+		return fault.New(fault.Aborted, "it is being imported or verified, or backup %q builds on it", child)
+	}
+	m.leaving[f.Backup] = true
+	m.mu.Unlock()
+	err := t.Delete(ctx, f.Ref)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.leaving, f.Backup)
 	return err
 }

@@ -143,7 +143,7 @@ func partSize(number int) int64 { return firstPart << ((number - 1) / partsOfSiz
 // tells the sums of its parts. A file is written the same way each time, so the writer
 // begins at its beginning, and parts that are there are not sent again. A store whose
 // tags are not sums (one that encrypts) gets them again.
-func (s s3) Append(ctx context.Context, f Ref, _ int64) (Upload, error) {
+func (s s3) Append(ctx context.Context, f Ref, most int64) (Upload, error) {
 	if err := f.check(); err != nil {
 		return nil, err
 	}
@@ -155,7 +155,7 @@ func (s s3) Append(ctx context.Context, f Ref, _ int64) (Upload, error) {
 	if err = s.wrap("look for backup file", err); !fault.Is(err, fault.NotFound) {
 		return nil, err
 	}
-	u := &s3Upload{s: s, ctx: ctx, key: key}
+	u := &s3Upload{s: s, ctx: ctx, key: key, bounded: bounded{most}}
 	uploads, err := s.uploads(ctx, key)
 	if err != nil {
 		return nil, err

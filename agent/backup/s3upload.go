@@ -25,11 +25,15 @@ type s3Upload struct {
 	there map[int]minio.ObjectPart // what an interrupted one left, by number
 	parts []minio.CompletePart     // of this one, in order
 	buf   []byte
+	bounded
 }
 
 func (u *s3Upload) State() State { return State{} }
 
 func (u *s3Upload) Write(p []byte) (int, error) {
+	if err := u.take(len(p)); err != nil {
+		return 0, err
+	}
 	written := 0
 	for len(p) > 0 {
 		n := min(len(p), int(partSize(len(u.parts)+1))-len(u.buf))

@@ -21,8 +21,10 @@ import (
 // rules for edges hold: calls may be made twice, removing what is not there succeeds. A
 // target that can't be reached now is fault.Unavailable, a full one fault.Exhausted.
 type Target interface {
-	// Append opens a file for writing, where it was left if it was begun. It may come to
-	// have most bytes. A complete file is fault.Exists. One caller at a time per file.
+	// Append opens a file for writing, where it was left if it was begun. A complete file is
+	// fault.Exists. Writing makes it at most most bytes long (see [MostBytes]), more is
+	// fault.Invalid: who keeps files for others must not be filled by one that never ends. One
+	// caller at a time per file.
 	Append(ctx context.Context, f Ref, most int64) (Upload, error)
 	// Open reads a complete file from an offset on; fault.NotFound where there is none.
 	Open(ctx context.Context, f Ref, offset int64) (io.ReadCloser, error)
@@ -49,6 +51,22 @@ type Upload interface {
 	Commit() error
 	// Close leaves the file unfinished, for another Append.
 	Close() error
+}
+
+// MostBytes is how long the file of a disk of this size can become: nothing of it can be
+// packed, and every 4 KiB are a frame of their own.
+func MostBytes(disk int64) int64 {
+	return headSize + maxManifest + sumSize + disk + (disk/4096+2)*(frameSize+sumSize+32)
+}
+
+// bounded refuses what would make a file too long.
+type bounded struct{ left int64 }
+
+func (b *bounded) take(n int) error {
+	if b.left -= int64(n); b.left < 0 {
+		return fault.New(fault.Invalid, "write backup file: it becomes longer than was said")
+	}
+	return nil
 }
 
 // Ref names a backup's file.

@@ -176,7 +176,7 @@ func TestS3SendsNoPartTwice(t *testing.T) {
 	m := backuptest.Manifest(uuid.NewString(), 20)
 	send := func(upTo int64, commit bool) int {
 		before := s.parts
-		up, err := target.Append(t.Context(), backup.Ref{Server: m.Snapshot.Server, Backup: m.ID}, 0)
+		up, err := target.Append(t.Context(), backup.Ref{Server: m.Snapshot.Server, Backup: m.ID}, backup.MostBytes(m.Snapshot.Size))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -45,6 +45,10 @@ func (m *Manager) write(ctx context.Context, it *item) error {
 		return fmt.Errorf("back up to %s: %w", rec.Target, err)
 	}
 	m.step(it, "complete", 0, 0)
+	if err := m.parentThere(ctx, it, target); err != nil {
+		up.Close()
+		return err
+	}
 	if err := up.Commit(); err != nil {
 		return fmt.Errorf("back up to %s: %w", rec.Target, err)
 	}
@@ -55,7 +59,7 @@ func (m *Manager) write(ctx context.Context, it *item) error {
 // that an older version of this program began, is begun anew.
 func (m *Manager) upload(ctx context.Context, target Target, rec Record) (Upload, *Writer, error) {
 	for again := false; ; again = true {
-		up, err := target.Append(ctx, rec.ref(), rec.Source.Size)
+		up, err := target.Append(ctx, rec.ref(), MostBytes(rec.Source.Size))
 		if err != nil {
 			return nil, nil, err
 		}
@@ -130,11 +134,41 @@ func (m *Manager) decide(ctx context.Context, it *item, content snapshot.Content
 		if err != nil {
 			return nil, err
 		}
-		if found != nil && m.settle(it, full.onto(*found), found.Snapshot.ID) == nil {
-			return changed, nil
+		if found != nil {
+			err := m.settle(it, full.onto(*found), found.Snapshot.ID)
+			if err == nil {
+				return changed, m.parentThere(ctx, it, target)
+			}
+			if !fault.Is(err, fault.Aborted) {
+				return nil, err
+			}
 		}
 	}
 	return nil, m.settle(it, full, "")
+}
+
+// parentThere looks whether the parent is there still. From when the increment was recorded
+// this host does not delete it, but it may have before, and another host may at any time.
+// Then what was written is of no use, and the backup is begun anew.
+func (m *Manager) parentThere(ctx context.Context, it *item, target Target) error {
+	rec := m.record(it)
+	if rec.Manifest.Parent == "" {
+		return nil
+	}
+	is, err := manifestAt(ctx, target, Ref{Server: rec.Source.Server, Backup: rec.Manifest.Parent})
+	if err == nil && is.Snapshot.Checksum == rec.Manifest.ParentChecksum {
+		return nil
+	}
+	if err != nil && !fault.Is(err, fault.NotFound) {
+		return fmt.Errorf("back up to %s: %w", rec.Target, err)
+	}
+	if err := target.Delete(ctx, rec.ref()); err != nil {
+		return fmt.Errorf("back up to %s: %w", rec.Target, err)
+	}
+	if err := m.save(it, func(r *Record) { r.Manifest, r.Base = nil, "" }); err != nil {
+		return err
+	}
+	return fault.New(fault.Unavailable, "back up to %s: backup %s, which it builds on, was deleted meanwhile", rec.Target, rec.Manifest.Parent)
 }
 
 // settle persists a manifest. A parent that is being deleted meanwhile is fault.Aborted:
@@ -142,7 +176,7 @@ func (m *Manager) decide(ctx context.Context, it *item, content snapshot.Content
 func (m *Manager) settle(it *item, manifest Manifest, base string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if parent, ok := m.backups[manifest.Parent]; ok && parent.rec.Phase == PhaseDeleting {
+	if parent, ok := m.backups[manifest.Parent]; m.leaving[manifest.Parent] || ok && parent.rec.Phase == PhaseDeleting {
 		return fault.New(fault.Aborted, "build on backup %s: it is being deleted", manifest.Parent)
 	}
 	return m.put(it, func(r *Record) { r.Manifest, r.Base = &manifest, base })

@@ -286,9 +286,10 @@ func (p *Policies) take(ctx context.Context, v vserver.View, st *policyState, re
 		p.failed(v, st, fault.New(fault.Internal, "%s", have.Err))
 	}
 	st.Tried = now
+	others := p.cfg.Snapshots.taking() // now: when it is refused they may be complete
 	_, err = p.cfg.Snapshots.Create(ctx, Request{ID: id, Server: v.Spec.ID, Description: "taken by the server's policy",
 		Labels: map[string]string{LabelPolicy: reason}, Origin: OriginPolicy})
-	if fault.Is(err, fault.Exhausted) && p.cfg.Snapshots.taking() {
+	if fault.Is(err, fault.Exhausted) && others {
 		return // what others may come to take is promised to them until they are complete
 	}
 	if err != nil {

@@ -43,7 +43,7 @@ func Chunk(i int64) []byte {
 func write(t *testing.T, target backup.Target, m backup.Manifest, stop int64) backup.State {
 	t.Helper()
 	n := m.Snapshot.Size / snapshot.ChunkSize
-	up, err := target.Append(t.Context(), ref(m), m.Snapshot.Size)
+	up, err := target.Append(t.Context(), ref(m), backup.MostBytes(m.Snapshot.Size))
 	if err != nil {
 		t.Fatalf("append: %v", err)
 	}
@@ -155,6 +155,7 @@ func whole(t *testing.T, target backup.Target) {
 		t.Errorf("list of one server of two: %s", got)
 	}
 	wantKind(t, "append to what is complete", second(target.Append(ctx, ref(m), 1)), fault.Exists)
+	endless(t, target, server)
 	for range 2 {
 		if err := target.Delete(ctx, ref(m)); err != nil {
 			t.Errorf("delete: %v", err)
@@ -163,6 +164,23 @@ func whole(t *testing.T, target backup.Target) {
 	wantKind(t, "open what was deleted", second(target.Open(ctx, ref(m), 0)), fault.NotFound)
 	if got := files(t, target, server); got != "0 files, 0 complete" {
 		t.Errorf("after: %s", got)
+	}
+}
+
+// endless writes more than it said.
+func endless(t *testing.T, target backup.Target, server string) {
+	r := backup.Ref{Server: server, Backup: uuid.NewString()}
+	up, err := target.Append(t.Context(), r, 1<<20)
+	if err != nil {
+		t.Fatalf("append: %v", err)
+	}
+	for n := 0; n < 64 && err == nil; n++ { // it may be told late, over a network
+		_, err = up.Write(Chunk(0))
+	}
+	wantKind(t, "write more than was said", err, fault.Invalid)
+	up.Close()
+	if err := target.Delete(t.Context(), r); err != nil {
+		t.Errorf("delete: %v", err)
 	}
 }
 
