@@ -19,14 +19,18 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/reflejo/terraform-provider-reflejo/agent/backup"
 	"github.com/reflejo/terraform-provider-reflejo/agent/bridge"
 	"github.com/reflejo/terraform-provider-reflejo/agent/cgroup"
 	"github.com/reflejo/terraform-provider-reflejo/agent/disk"
 	"github.com/reflejo/terraform-provider-reflejo/agent/image"
 	"github.com/reflejo/terraform-provider-reflejo/agent/metrics"
+	"github.com/reflejo/terraform-provider-reflejo/agent/migrate"
 	"github.com/reflejo/terraform-provider-reflejo/agent/network"
 	"github.com/reflejo/terraform-provider-reflejo/agent/oci"
+	"github.com/reflejo/terraform-provider-reflejo/agent/peers"
 	"github.com/reflejo/terraform-provider-reflejo/agent/pki"
+	"github.com/reflejo/terraform-provider-reflejo/agent/recovery"
 	"github.com/reflejo/terraform-provider-reflejo/agent/service"
 	"github.com/reflejo/terraform-provider-reflejo/agent/snapshot"
 	"github.com/reflejo/terraform-provider-reflejo/agent/store"
@@ -137,6 +141,10 @@ type agent struct {
 	servers   *vserver.Manager
 	snapshots *snapshot.Manager
 	policies  *snapshot.Policies
+	backups   *backup.Manager
+	recovery  *recovery.Manager
+	moves     *migrate.Manager
+	peers     *peers.Peers
 	metrics   *metrics.Metrics
 	service   *service.Service
 	capacity  vserver.Capacity // without the disk, which changes
@@ -153,7 +161,7 @@ func (ag *agent) closeAll() {
 
 // open wires the agent from the bottom up and recovers what an earlier one left.
 func (ag *agent) open(ctx context.Context) error {
-	for _, step := range []func(context.Context) error{ag.openState, ag.openEdges, ag.openManagers, ag.recover, ag.openService} {
+	for _, step := range []func(context.Context) error{ag.openState, ag.openEdges, ag.openManagers, ag.recover, ag.openService, ag.openEndpoint} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -265,6 +273,8 @@ func (ag *agent) openManagers(context.Context) error {
 		DefaultCIDR: netip.MustParsePrefix(c.Network.DefaultCIDR), // checked
 		Underlay:    c.underlay(),
 		Records:     ag.db.Bucket("networks"),
+		Loans:       ag.db.Bucket("loans"),
+		Exhausted:   func() { ag.moves.AskLoans() },
 		Edge:        ag.bridge,
 		Log:         ag.log.Named("network"),
 	})
@@ -284,14 +294,15 @@ func (ag *agent) openManagers(context.Context) error {
 			Runtime:  ag.runtime,
 			Preparer: ag.runtime,
 		},
-		Segments: ag.networks,
-		Images:   imageFinder{ag.images},
-		Captures: ag.snapshots,
-		Changed:  func(v vserver.View, was vserver.State) { ag.policies.Changed(v, was) },
-		Capacity: ag.capacityNow,
-		IDs:      vserver.IDRange{First: uint32(c.IDRange.First), Size: uint32(c.IDRange.Count)},
-		Log:      ag.log.Named("vserver"),
-		Observe:  func(operation string, took time.Duration, err error) { ag.metrics.Operation(operation, took, err) },
+		Segments:   ag.networks,
+		Images:     imageFinder{ag.images},
+		Captures:   ag.snapshots,
+		Superseded: func(ctx context.Context, r vserver.Record) (string, error) { return ag.recovery.Superseded(ctx, r) },
+		Changed:    func(v vserver.View, was vserver.State) { ag.policies.Changed(v, was) },
+		Capacity:   ag.capacityNow,
+		IDs:        vserver.IDRange{First: uint32(c.IDRange.First), Size: uint32(c.IDRange.Count)},
+		Log:        ag.log.Named("vserver"),
+		Observe:    func(operation string, took time.Duration, err error) { ag.metrics.Operation(operation, took, err) },
 	})
 	if err != nil {
 		return err
@@ -301,7 +312,13 @@ func (ag *agent) openManagers(context.Context) error {
 	if err := ag.openPolicies(); err != nil {
 		return err
 	}
-	ag.metrics = metrics.New(metrics.Config{Version: versionText(), Servers: ag.servers, Host: ag.hostMetrics, Log: ag.log.Named("metrics")})
+	if err := ag.openBackups(); err != nil {
+		return err
+	}
+	if err := ag.openMigrations(); err != nil {
+		return err
+	}
+	ag.metrics = metrics.New(metrics.Config{Version: versionText(), Servers: ag.servers, Snapshots: ag.snapshots, Policies: ag.policies, Host: ag.hostMetrics, Log: ag.log.Named("metrics")})
 	return nil
 }
 
@@ -310,6 +327,8 @@ func (ag *agent) openManagers(context.Context) error {
 func (ag *agent) recover(ctx context.Context) error {
 	ag.onClose(ag.servers.Close)
 	ag.onClose(ag.snapshots.Close)
+	ag.onClose(ag.backups.Close)
+	ag.onClose(ag.moves.Close)
 	if err := ag.thaw(ctx); err != nil {
 		return fmt.Errorf("thaw disks: %w", err)
 	}
@@ -325,7 +344,12 @@ func (ag *agent) recover(ctx context.Context) error {
 	if err := ag.snapshots.Recover(ctx); err != nil {
 		return fmt.Errorf("take over snapshots: %w", err)
 	}
+	if err := ag.moves.Recover(ctx); err != nil {
+		return fmt.Errorf("take over moves: %w", err)
+	}
+	ag.backups.Recover()
 	ag.background(ctx, ag.policies.Run)
+	ag.background(ctx, ag.backups.RunPolicies)
 	ag.background(ctx, func(ctx context.Context) {
 		if err := ag.runtime.Watch(ctx); err != nil && !errors.Is(err, context.Canceled) {
 			ag.log.Error("consoles and /proc views are no longer looked after", "error", err)
@@ -348,6 +372,10 @@ func (ag *agent) openService(context.Context) error {
 		Images:      ag.images,
 		Snapshots:   ag.snapshots,
 		Restores:    ag.servers,
+		Backups:     ag.backups,
+		Targets:     ag.backups,
+		Migrations:  ag.moves,
+		Recoveries:  ag.recovery,
 		Commands:    ag.runtime,
 		Consoles:    consoles{ag.runtime, filepath.Join(ag.config.StateDir, "console")},
 		Credentials: ag.source.Get,

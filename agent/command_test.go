@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -15,8 +17,10 @@ import (
 
 	"github.com/reflejo/terraform-provider-reflejo/agent/api"
 	reflejov1 "github.com/reflejo/terraform-provider-reflejo/agent/api/reflejo/v1"
+	"github.com/reflejo/terraform-provider-reflejo/agent/backup"
 	"github.com/reflejo/terraform-provider-reflejo/agent/pki"
 	"github.com/reflejo/terraform-provider-reflejo/agent/service/servicetest"
+	"github.com/reflejo/terraform-provider-reflejo/agent/snapshot"
 )
 
 var rewrite = flag.Bool("rewrite", false, "write the transcripts in testdata anew")
@@ -44,6 +48,7 @@ func newHosts(t *testing.T, names ...string) *hosts {
 		h.sites[name] = servicetest.StartWith(t, h.hosts[name], ca)
 		list = append(list, name+"="+h.sites[name].Address)
 	}
+	servicetest.Join(slices.Collect(maps.Values(h.hosts))...)
 	h.files = h.sites[names[0]].Files(t, pki.Identity{Role: pki.RoleOperator, Name: "ci"}, pki.Options{})
 	h.env = map[string]string{
 		api.EnvHosts: strings.Join(list, ","), api.EnvCAFile: h.files.CA, api.EnvCertFile: h.files.Cert, api.EnvKeyFile: h.files.Key,
@@ -123,6 +128,27 @@ func (h *hosts) normal(text string) string {
 	})
 }
 
+// snapshot takes a snapshot of a server. n tells ids apart.
+func (h *hosts) snapshot(host, server, name string, n int) string {
+	h.t.Helper()
+	id := fmt.Sprintf("%08d-1111-4111-8111-111111111111", n)
+	_, err := h.hosts[host].Copies.Create(h.t.Context(), snapshot.Request{ID: id, Server: server, Name: name, Labels: map[string]string{"by": "test"}})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return id
+}
+
+// backup makes a backup of a snapshot. n tells ids apart.
+func (h *hosts) backup(host, snapshot, target string, n int) {
+	h.t.Helper()
+	id := fmt.Sprintf("%08d-1111-4111-8111-111111111111", n)
+	_, err := h.hosts[host].Copies.Backups().Create(h.t.Context(), backup.Request{ID: id, Snapshot: snapshot, Target: target, Incremental: true})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+}
+
 func TestTranscripts(t *testing.T) {
 	t.Parallel()
 	t.Run("servers", func(t *testing.T) {
@@ -141,6 +167,41 @@ func TestTranscripts(t *testing.T) {
 		h := newHosts(t, "alpha", "beta")
 		h.server("alpha", "web", 1)
 		h.transcript("status", "status", "server list --hosts alpha", "status -o yaml")
+	})
+	t.Run("snapshots", func(t *testing.T) {
+		t.Parallel()
+		h := newHosts(t, "alpha", "beta")
+		h.server("alpha", "web", 1)
+		h.server("beta", "db", 2)
+		h.snapshot("alpha", "web", "before", 11)
+		h.snapshot("beta", "db", "before", 12)
+		h.transcript("snapshots", "snapshot list", "snapshot list --server db -o json", "snapshot create web --name after --description fine --label a=b",
+			"snapshot create web --name after", "snapshot create nobody", "snapshot create web --consistency none", "snapshot show after", "snapshot show before", "snapshot show before --server db",
+			"snapshot update after --name later --label c=d --remove-label a", "snapshot show later", "snapshot restore before --server web", "snapshot list --server web",
+			"snapshot delete before --server db", "snapshot delete before --server db", "snapshot list --host beta", "snapshot")
+	})
+	t.Run("backups", func(t *testing.T) {
+		t.Parallel()
+		h := newHosts(t, "alpha", "beta")
+		h.server("alpha", "web", 1)
+		h.backup("alpha", h.snapshot("alpha", "web", "first", 11), "host:beta", 21)
+		h.backup("alpha", h.snapshot("alpha", "web", "second", 12), "host:beta", 22)
+		h.hosts["alpha"].Shelf().Damage("00000022-1111-4111-8111-111111111111", "chunk 7 at byte 4096: its checksum is another one")
+		h.transcript("backups", "backup create first dir:/backups --name mine", "backup create first s3://unknown", "backup create first", "backup list", "backup list --target host:beta --host beta",
+			"backup list --target dir:/backups", "backup list --target dir:/backups --host beta", "backup show second", "backup verify first", "backup verify second", "backup verify first --target host:beta -o json",
+			"backup delete first", "backup delete second", "backup list -o json --server nobody", "backup import first --target host:beta --to beta --name again", "snapshot list --host beta",
+			"backup import first --to beta", "backup import none --target host:beta --to beta")
+	})
+	t.Run("moves", func(t *testing.T) {
+		t.Parallel()
+		h := newHosts(t, "alpha", "beta", "gamma")
+		for i, name := range []string{"a", "b", "c", "d"} {
+			h.server("alpha", name, i+1)
+		}
+		h.hosts["gamma"].Refuse("kernel too old")
+		h.transcript("moves", "server migrate a --to beta --cold --bandwidth 1gbit", "server list", "server migrate a --to beta", "server migrate a --to gamma", "server migrate a --to delta", "server migrate a",
+			"server migrate a --to gamma --bandwidth fast", "server suspend b", "host drain alpha", "server list", "server resume b", "host drain alpha --to gamma", "host drain alpha -o json", "host drain alpha",
+			"host drain alpha --to alpha", "host drain delta")
 	})
 	t.Run("images", func(t *testing.T) {
 		t.Parallel()

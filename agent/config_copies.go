@@ -37,6 +37,7 @@ type S3Config struct {
 	Region        string `hcl:"region,optional"`
 	AccessKeyFile string `hcl:"access_key_file"`
 	SecretKeyFile string `hcl:"secret_key_file"`
+	PathStyle     bool   `hcl:"path_style,optional"`
 }
 
 // validateCopies checks what concerns other hosts and backups.

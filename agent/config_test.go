@@ -122,6 +122,7 @@ func TestWrongConfigurations(t *testing.T) {
 		"s3.region":             "s3 \"b\" {\nendpoint = \"https://s3\"\nregion = [1]\naccess_key_file = \"a\"\nsecret_key_file = \"b\"\n}",
 		"s3.access_key_file":    "s3 \"b\" {\nendpoint = \"https://s3\"\naccess_key_file = \"\"\nsecret_key_file = \"b\"\n}",
 		"s3.secret_key_file":    "s3 \"b\" {\nendpoint = \"https://s3\"\naccess_key_file = \"a\"\nsecret_key_file = \"\"\n}",
+		"s3.path_style":         "s3 \"b\" {\nendpoint = \"https://s3\"\npath_style = \"perhaps\"\naccess_key_file = \"a\"\nsecret_key_file = \"b\"\n}",
 		"a host twice":          "host \"beta\" {\nendpoint = \"b:7444\"\n}\nhost \"beta\" {\nendpoint = \"b:7444\"\n}",
 		"unknown attribute":     `colour = "red"`,
 		"unknown in block":      "pool {\ncolour = \"red\"\n}",

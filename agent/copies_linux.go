@@ -27,6 +27,7 @@ func (ag *agent) openSnapshots() error {
 		Records: ag.db.Bucket("snapshots"),
 		Disks:   ag.pool.Snapshots(),
 		Quiet:   ag.quiet,
+		Bring:   ag.bring,
 		SumsDir: sums,
 		Log:     ag.log.Named("snapshot"),
 		Observe: func(operation string, took time.Duration, err error) {

@@ -26,12 +26,12 @@ var arrows = map[string]struct {
 	"provider": {"api fault schedule units", "the provider knows the API, so that it builds on every OS and can do nothing that the API can't"},
 
 	// The reflejo program wires the rest together, so it may know all that an agent is made of.
-	"agent": {"api backup bridge cgroup console cpuset disk endpoint fault guestinit image metrics migrate network oci pki quiesce schedule service snapshot store sysctl units vserver",
+	"agent": {"api backup bridge cgroup console cpuset disk endpoint fault guestinit image metrics migrate network oci peers pki quiesce recovery schedule service snapshot store sysctl units vserver",
 		"main wires everything; tests' and benchmarks' packages stay out of the program"},
 
 	// Row 3: requests in, domain calls out.
-	"service": {"api fault image network pki schedule snapshot store units vserver", "the service translates; what it may touch is the domain, never the kernel"},
-	"metrics": {"fault image network vserver", "metrics are read from the domain, so that fakes can be measured too"},
+	"service": {"api backup fault image migrate network pki recovery schedule snapshot store units vserver", "the service translates; what it may touch is the domain, never the kernel"},
+	"metrics": {"fault image network snapshot vserver", "metrics are read from the domain, so that fakes can be measured too"},
 
 	// Row 2: edges. They know the domain's types; the domain does not know them, and they
 	// do not know each other.
@@ -47,6 +47,9 @@ var arrows = map[string]struct {
 	"network": {"fault store undo units vserver", "the domain asks its edges through interfaces of its own"},
 	"migrate": {"endpoint fault network snapshot store undo units vserver", "moving a server is talk between agents about disks and servers; who keeps those is asked through interfaces"},
 
+	"recovery": {"backup fault snapshot vserver", "a server comes back from a backup: it joins what those packages do"},
+	"backup":   {"fault schedule snapshot undo units vserver", "backups are of snapshots; the stores they lie in speak protocols of their own"},
+	"peers":    {"backup endpoint fault pki vserver", "what agents ask each other about backups and terms; it carries backup's targets over endpoint's links and keeps nothing itself"},
 	"snapshot": {"fault schedule store undo units vserver", "snapshots are of servers; the pool they lie in is an edge"},
 
 	// Row 0: what knows nothing of servers.

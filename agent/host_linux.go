@@ -85,6 +85,7 @@ func (ag *agent) Facts() service.Facts {
 	f := service.Facts{
 		Name:            ag.config.Name,
 		Version:         versionText(),
+		Endpoint:        ag.config.endpointAddress(),
 		CgroupMode:      "legacy",
 		Architecture:    runtime.GOARCH,
 		Started:         ag.started,
@@ -117,6 +118,7 @@ func (ag *agent) Pool(context.Context) (service.Pool, error) {
 //	CertificateUnusable    the certificate files can't be used, the old ones still are
 //	CertificateEnds        the agent's certificate ends within 30 days
 //	StrangeServers         there is something of servers that the state does not know
+//	StrangeSnapshots       the pool holds snapshots that the agent's state does not know
 //	BufferedWritesUnbound  cgroup v1: disk rates bind direct writes only
 //	ForwardingDropped      another program's firewall drops servers' traffic
 //
@@ -134,6 +136,9 @@ func (ag *agent) Conditions(context.Context) []service.Condition {
 	}
 	if ids := ag.servers.Unknown(); len(ids) > 0 {
 		add(service.SeverityWarning, "StrangeServers", "there are disks or groups of servers that this agent's state does not know, it leaves them alone: %s", strings.Join(ids, ", "))
+	}
+	if ids := ag.snapshots.Unknown(); len(ids) > 0 {
+		add(service.SeverityWarning, "StrangeSnapshots", "there are snapshots in the pool that this agent's state does not know, it leaves them alone: %s", strings.Join(ids, ", "))
 	}
 	if !ag.limits.Unified() {
 		add(service.SeverityInfo, "BufferedWritesUnbound", "this host is on cgroup v1: disk rates bind direct and synchronous writes only; boot with systemd.unified_cgroup_hierarchy=1 to bind all")

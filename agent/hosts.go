@@ -91,6 +91,9 @@ func failures[T any](answers []answer[T]) error {
 	return errors.Join(all...)
 }
 
+// stateIncoming is the state of a server that another host still has.
+const stateIncoming = "incoming"
+
 // findServer finds a server by id or name on any host. Found on several, or on none while
 // a host does not answer, is an error that says so.
 func (a *app) findServer(ctx context.Context, idOrName string, usage bool) (*api.Client, *reflejov1.Server, error) {
@@ -102,6 +105,9 @@ func (a *app) findServer(ctx context.Context, idOrName string, usage bool) (*api
 		res, err := c.Servers.GetServer(ctx, connect.NewRequest(&reflejov1.GetServerRequest{Id: idOrName, Usage: usage}))
 		if err != nil {
 			return nil, err
+		}
+		if res.Msg.GetServer().GetState() == stateIncoming {
+			return nil, fault.New(fault.NotFound, "server %q is only on its way to host %s", idOrName, c.Name())
 		}
 		return res.Msg.GetServer(), nil
 	}, func(s *reflejov1.Server) string { return s.GetSpec().GetId() })

@@ -138,6 +138,7 @@ environment, which the Terraform provider reads too:
 	root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
 	root.AddCommand(
 		a.statusCommand(), a.serverCommand(), a.imageCommand(), a.networkCommand(),
+		a.snapshotCommand(), a.backupCommand(), a.hostCommand(),
 		a.pkiCommand(), a.versionCommand(),
 	)
 	root.AddCommand(a.hostCommands()...)

@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/reflejo/terraform-provider-reflejo/agent/api"
@@ -25,7 +23,10 @@ type waiting struct {
 
 func (w *waiting) addTo(c *cobra.Command) {
 	c.Flags().BoolVar(&w.not, "no-wait", false, "return once the agent has taken it on")
-	c.Flags().DurationVar(&w.limit, "wait", 10*time.Minute, "how long to wait; what was begun goes on afterwards")
+	if w.limit == 0 {
+		w.limit = 10 * time.Minute
+	}
+	c.Flags().DurationVar(&w.limit, "wait", w.limit, "how long to wait; what was begun goes on afterwards")
 }
 
 func (a *app) powerCommand(use, short string, action reflejov1.SetPowerRequest_Action) *cobra.Command {
@@ -64,7 +65,7 @@ func (a *app) deleteServerCommand() *cobra.Command {
 			return err
 		}
 		question := fmt.Sprintf("Delete server %s on %s with its disk?", s.GetSpec().GetName(), s.GetHost())
-		if f, ok := a.in.(*os.File); ok && !sure && term.IsTerminal(int(f.Fd())) && !yes(a.in, a.err, question) {
+		if !a.agreed(sure, question) {
 			return errors.New("nothing was deleted")
 		}
 		if _, err := client.Servers.DeleteServer(ctx, connect.NewRequest(&reflejov1.DeleteServerRequest{Id: s.GetSpec().GetId()})); err != nil {
@@ -75,7 +76,7 @@ func (a *app) deleteServerCommand() *cobra.Command {
 		}
 		return a.settle(ctx, client, s, w.limit, true)
 	})
-	c.Flags().BoolVarP(&sure, "yes", "y", false, "do not ask (nobody is asked where there is no terminal)")
+	addSure(c, &sure)
 	w.addTo(c)
 	return c
 }
@@ -93,6 +94,10 @@ func (a *app) settle(ctx context.Context, client *api.Client, s *reflejov1.Serve
 		done, err := watchOnce(ctx, client, s.GetSpec().GetId(), func(now *reflejov1.Server) {
 			last = now
 			o := now.GetOperation()
+			if t.count(o.GetBytesTotal() > 0); o.GetBytesTotal() > 0 {
+				t.at(o.GetStep(), o.GetBytesDone(), o.GetBytesTotal())
+				return
+			}
 			t.at(o.GetStep(), int64(o.GetStepIndex()), int64(o.GetSteps()))
 		})
 		switch {

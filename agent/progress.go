@@ -75,6 +75,13 @@ func (t *task) at(step string, done, total int64) {
 	}
 }
 
+// count says whether a task's amounts are bytes from now on, or steps.
+func (t *task) count(bytes bool) {
+	t.p.mu.Lock()
+	defer t.p.mu.Unlock()
+	t.bytes = bytes
+}
+
 // end takes a task off the line.
 func (t *task) end() {
 	t.p.mu.Lock()

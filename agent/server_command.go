@@ -33,7 +33,7 @@ func (a *app) serverCommand() *cobra.Command {
 		a.powerCommand("suspend", "Freeze a server; its memory stays", reflejov1.SetPowerRequest_ACTION_SUSPEND),
 		a.powerCommand("resume", "Let a suspended server go on", reflejov1.SetPowerRequest_ACTION_RESUME),
 		a.powerCommand("reboot", "Stop a server cleanly and start it", reflejov1.SetPowerRequest_ACTION_REBOOT),
-		a.deleteServerCommand(),
+		a.migrateCommand(), a.deleteServerCommand(),
 	)
 }
 

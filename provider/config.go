@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
+	"github.com/hashicorp/terraform-plugin-framework/attr"
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
 	"github.com/hashicorp/terraform-plugin-framework/types"
@@ -72,7 +74,7 @@ func (c providerConfig) unknown(ctx context.Context) []string {
 	if tf, err := c.Hosts.ToTerraformValue(ctx); err == nil && !tf.IsFullyKnown() {
 		names = append(names, "hosts")
 	}
-	if tf, err := c.LostHosts.ToTerraformValue(ctx); err == nil && !tf.IsFullyKnown() {
+	if c.LostHosts.IsUnknown() || slices.ContainsFunc(c.LostHosts.Elements(), attr.Value.IsUnknown) {
 		names = append(names, "lost_hosts")
 	}
 	for _, s := range c.secrets() {

@@ -79,10 +79,14 @@ func texts(list ...string) tftypes.Value {
 	return tftypes.NewValue(tftypes.List{ElementType: tftypes.String}, values)
 }
 
+func pairs(key, value string) tftypes.Value {
+	return tftypes.NewValue(tftypes.Map{ElementType: tftypes.String}, map[string]tftypes.Value{key: text(value)})
+}
+
 // put makes a server on the host, not through Terraform.
 func (h *testHost) put(name string) vserver.View {
 	h.world.t.Helper()
-	v, err := h.servers.Create(h.world.t.Context(), vserver.Spec{ID: uuid.NewString(), Name: name, Image: "debian", Power: vserver.PowerRunning})
+	v, err := h.servers.Create(h.world.t.Context(), vserver.Spec{ID: uuid.NewString(), Name: name, Image: "debian", Power: vserver.PowerRunning, KeepSnapshots: true})
 	must(h.world.t, err)
 	h.await(v.Spec.ID, func(v vserver.View) bool { return v.State == vserver.StateRunning && v.Operation.Settled() })
 	return v
@@ -351,7 +355,7 @@ func TestEverythingIsDescribed(t *testing.T) {
 			}
 		})
 	}
-	if n := len(p.schemas()); n != 1+3+6+3+1 {
+	if n := len(p.schemas()); n != 1+5+9+5+3 {
 		t.Errorf("%d schemas", n)
 	}
 }

@@ -45,7 +45,7 @@ func TestMain(m *testing.M) {
 		} {
 			os.Setenv(name, value)
 		}
-		for _, name := range []string{"TF_LOG", "TF_CLI_ARGS", "TF_WORKSPACE", "REFLEJO_HOSTS", "REFLEJO_CA_FILE", "REFLEJO_CERT_FILE", "REFLEJO_KEY_FILE"} {
+		for _, name := range []string{"TF_LOG", "TF_CLI_ARGS", "TF_WORKSPACE", "REFLEJO_HOSTS", "REFLEJO_LOST_HOSTS", "REFLEJO_CA_FILE", "REFLEJO_CERT_FILE", "REFLEJO_KEY_FILE"} {
 			os.Unsetenv(name)
 		}
 		if err := os.WriteFile(filepath.Join(dir, "none.tfrc"), nil, 0o600); err != nil {

@@ -3,12 +3,12 @@ package provider
 import (
 	"context"
 	"fmt"
-	"net"
-	"strings"
+	"time"
 
 	"github.com/hashicorp/terraform-plugin-framework/path"
 	"github.com/hashicorp/terraform-plugin-framework/types"
 
+	"github.com/reflejo/terraform-provider-reflejo/agent/api"
 	reflejov1 "github.com/reflejo/terraform-provider-reflejo/agent/api/reflejo/v1"
 	"github.com/reflejo/terraform-provider-reflejo/agent/fault"
 )
@@ -108,7 +108,7 @@ func (p *serverPlan) adviseNetworks(ctx context.Context, target *host, server st
 func (h *host) move(ctx context.Context, s *reflejov1.Server, to *host, settings *reflejov1.MigrationSettings) (*reflejov1.Server, error) {
 	if op := s.GetOperation(); op.GetKind() == "migrate" && !op.GetDone() {
 		// An apply before this one, or somebody else, began it.
-		left, last, err := h.leaves(ctx, s)
+		left, last, err := h.leaves(ctx, s, to)
 		if left {
 			return to.welcome(ctx, last, h)
 		}
@@ -127,36 +127,61 @@ func (h *host) move(ctx context.Context, s *reflejov1.Server, to *host, settings
 		}
 	}
 	ticket, _, err := persist(ctx, to, to.Servers.PrepareMigration, prepare, 6)
+	if fault.Is(err, fault.Exists) && to.has(ctx, s) { // a move that came to its end just now
+		return to.welcome(ctx, s, h)
+	}
 	if err != nil {
 		return s, refusal(to.name, err)
 	}
 	began, _, err := persist(ctx, h, h.Servers.MigrateServer, &reflejov1.MigrateServerRequest{
-		Id: s.GetSpec().GetId(), Target: to.name, Endpoint: endpointOf(to.Address(), ticket.GetEndpoint()), Ticket: ticket.GetTicket(), Settings: settings,
+		Id: s.GetSpec().GetId(), Target: to.name, Endpoint: api.Endpoint(to.Address(), ticket.GetEndpoint()), Ticket: ticket.GetTicket(), Settings: settings,
 	}, 6)
 	if err != nil && !fault.Is(err, fault.NotFound) { // not found: it has left by now
 		return s, err
 	}
 	if err == nil {
-		if left, last, err := h.leaves(ctx, began.GetServer()); !left {
+		if left, last, err := h.leaves(ctx, began.GetServer(), to); !left {
 			return last, err
 		}
 	}
 	return to.welcome(ctx, s, h)
 }
 
-// leaves watches a server until it has left its host, or will not; then the error says why.
-func (h *host) leaves(ctx context.Context, s *reflejov1.Server) (left bool, last *reflejov1.Server, err error) {
-	seen, err := h.watch(ctx, s, func(seen *reflejov1.WatchServerResponse) bool { return seen.GetGone() || settled(seen.GetServer()) })
-	last = seen.GetServer()
-	switch {
-	case fault.Is(err, fault.NotFound) || seen.GetGone():
-		return true, last, nil
-	case err != nil:
-		return false, last, err
-	case last.GetOperation().GetError() != "":
-		return false, last, operationError(last)
+// leaveLimit is how long a host may take to let go of a server after the move's own end.
+const leaveLimit = 30 * time.Second
+
+// leaves watches a server until it has left its host for another, or will not; then the
+// error says why.
+func (h *host) leaves(ctx context.Context, s *reflejov1.Server, to *host) (left bool, last *reflejov1.Server, err error) {
+	last = s
+	var ended time.Time // when the move was first seen to have ended without a word
+	for {
+		seen, err := h.watch(ctx, last, func(seen *reflejov1.WatchServerResponse) bool { return seen.GetGone() || settled(seen.GetServer()) })
+		last = seen.GetServer()
+		switch {
+		case fault.Is(err, fault.NotFound) || seen.GetGone():
+			return true, last, nil
+		case err != nil:
+			return false, last, err
+		case last.GetOperation().GetError() != "":
+			return false, last, operationError(last)
+		}
+		if ended.IsZero() {
+			ended = time.Now()
+		}
+		if time.Since(ended) > leaveLimit {
+			return to.has(ctx, s), last, fault.New(fault.Aborted, "host %s ended the move, and the server is still there", h.name)
+		}
+		if !sleep(ctx, firstPause) {
+			return false, last, context.Cause(ctx)
+		}
 	}
-	return false, last, fault.New(fault.Aborted, "host %s ended the move, and the server is still there", h.name)
+}
+
+// has reports whether the host has the server for its own.
+func (h *host) has(ctx context.Context, s *reflejov1.Server) bool {
+	_, err := h.server(ctx, s.GetSpec().GetId())
+	return err == nil
 }
 
 // welcome waits until a server that has left another host runs, or does not, on this one.
@@ -171,23 +196,6 @@ func (h *host) welcome(ctx context.Context, s *reflejov1.Server, from *host) (*r
 // refusal names the host that does not take a server.
 func refusal(host string, err error) error {
 	return &fault.Error{Kind: fault.KindOf(err), Field: fault.FieldOf(err), Err: fmt.Errorf("host %s: %w; the server stays where it is", host, err)}
-}
-
-// endpointPort is where agents listen for each other unless they say otherwise.
-const endpointPort = "7444"
-
-// endpointOf is where the agent behind an API address listens for other agents. What it
-// says itself may leave out the port, or the host as others know it, or both.
-func endpointOf(address, told string) string {
-	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		host = address
-	}
-	toldHost, toldPort, err := net.SplitHostPort(told)
-	if err != nil {
-		toldHost, toldPort = strings.Trim(told, "[]"), ""
-	}
-	return net.JoinHostPort(orText(toldHost, host), orText(toldPort, endpointPort))
 }
 
 // arrive brings the server to the host that the plan has for it, from wherever it is, and

@@ -20,8 +20,8 @@ func (p *serverPlan) decideRecovery(ctx context.Context) {
 		return
 	case to.IsNull():
 		p.plan.Host = types.StringUnknown()
-	case p.hosts.lost[to.ValueString()]:
-		p.diags.AddAttributeError(at, "The server's host is lost", invalid(at, fmt.Sprintf(
+	case p.hosts.lost[to.ValueString()]: // a warning: what does not change must not keep the rest from being planned
+		p.diags.AddAttributeWarning(at, "The server's host is lost", invalid(at, fmt.Sprintf(
 			"server %s was on %s, and host %s is in the provider's lost_hosts. Set host to another one, or leave it out to have one chosen: the server is then recovered there from its last backup. "+
 				"To give the server up, take it out of the configuration", name, from, to.ValueString())))
 		return

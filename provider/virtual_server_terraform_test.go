@@ -5,6 +5,7 @@ package provider
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"regexp"
 	"testing"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-testing/terraform"
 	"github.com/hashicorp/terraform-plugin-testing/tfjsonpath"
 
+	"github.com/reflejo/terraform-provider-reflejo/agent/schedule"
 	"github.com/reflejo/terraform-provider-reflejo/agent/vserver"
 )
 
@@ -111,7 +113,10 @@ resource "reflejo_virtual_server" "a" {
   first_boot_wo         = "#!/bin/sh\ntouch /done"
   first_boot_wo_version = "1"
   deletion_protection   = true
-  on_destroy            = { shutdown_timeout = "120s" }
+  on_destroy            = { shutdown_timeout = "120s", keep_snapshots = false }
+  snapshot_policy       = { schedule = "0 * * * *", on = ["stop", "start"], keep = { last = 3, hourly = 24, daily = 7, weekly = 4, monthly = 12 } }
+  backup_policy         = { schedule = "30 2 * * *", target = "s3://backups/orders", keep = { daily = 14 }, incremental = true }
+  migration             = { mode = "cold", max_downtime = "2000ms", bandwidth = "1000mbit", snapshots = true }
 }
 `
 
@@ -144,6 +149,8 @@ resource "reflejo_virtual_server" "a" {
   first_boot_wo         = "#!/bin/sh\ntouch /done-again"
   first_boot_wo_version = "2"
   on_destroy            = { shutdown_timeout = "10s" }
+  snapshot_policy       = { on = ["suspend"] }
+  migration             = { max_downtime = "10s" }
   timeouts              = { update = "5m", delete = "1m" }
 }
 `
@@ -158,7 +165,10 @@ func TestServerEveryAttribute(t *testing.T) {
 			s.Disk == vserver.Disk{Size: 20 << 30, ReadBPS: 100 << 20, WriteBPS: 200 << 20, ReadIOPS: 500, WriteIOPS: 600} &&
 			s.Processes == 500 && s.Hostname == "a.example" && s.Timezone == "Europe/Madrid" && s.DeletionProtection &&
 			s.Network["eth0"].Address == "10.77.0.30" && len(s.Network["eth0"].Publish) == 2 && s.Network["eth0"].Publish["web"].Protocol == "tcp" &&
-			s.Network["eth1"].Filtered && len(s.Network["eth1"].Allow) == 0 && s.ShutdownTimeout.Minutes() == 2 && s.FirstBoot.Version == "1"
+			s.Network["eth1"].Filtered && len(s.Network["eth1"].Allow) == 0 && s.ShutdownTimeout.Minutes() == 2 && s.FirstBoot.Version == "1" && !s.KeepSnapshots &&
+			reflect.DeepEqual(s.SnapshotPolicy, vserver.SnapshotPolicy{Schedule: "0 * * * *", On: []string{"start", "stop"}, Keep: schedule.Keep{Last: 3, Hourly: 24, Daily: 7, Weekly: 4, Monthly: 12}}) &&
+			s.BackupPolicy == vserver.BackupPolicy{Schedule: "30 2 * * *", Target: "s3://backups/orders", Keep: schedule.Keep{Daily: 14}, Incremental: true} &&
+			s.Migration == vserver.Migration{Mode: "cold", MaxDowntime: 2e9, Bandwidth: 1e9, Snapshots: true}
 	})}}
 	steps = append(steps, imports(serverA, everything, "a")...)
 	steps = append(steps,
@@ -167,7 +177,9 @@ func TestServerEveryAttribute(t *testing.T) {
 			s := v.Spec
 			return s.CPU == vserver.CPU{MilliCores: 500, Weight: 50} && s.Memory == vserver.Memory{Max: 1 << 30} &&
 				s.Disk == vserver.Disk{Size: 30 << 30, WriteBPS: 300 << 20, WriteIOPS: 700} && v.State == vserver.StateSuspended &&
-				len(s.Network) == 1 && !s.Network["eth0"].Filtered && s.Network["eth0"].Address == "" && s.FirstBoot.Version == "2" && !s.DeletionProtection
+				len(s.Network) == 1 && !s.Network["eth0"].Filtered && s.Network["eth0"].Address == "" && s.FirstBoot.Version == "2" && !s.DeletionProtection &&
+				s.KeepSnapshots && reflect.DeepEqual(s.SnapshotPolicy, vserver.SnapshotPolicy{On: []string{"suspend"}}) && s.BackupPolicy == vserver.BackupPolicy{} &&
+				s.Migration == vserver.Migration{Mode: "warm", MaxDowntime: 10e9}
 		})},
 		resource.TestStep{Config: otherwise, PlanOnly: true},
 	)
@@ -287,7 +299,6 @@ func TestServerWhatCanNotChange(t *testing.T) {
 			id = s.RootModule().Resources[serverA].Primary.ID
 			return nil
 		}},
-		resource.TestStep{Config: server(`host = "beta"`), ExpectError: regexp.MustCompile(`(?si)can't\s+be\s+moved.*create\s+another\s+server`)},
 		resource.TestStep{Config: server(`disk = { size = "9GiB" }`), ExpectError: regexp.MustCompile(`(?si)A\s+disk\s+can't\s+shrink.*10GiB.*9GiB`)},
 		resource.TestStep{Config: regexp.MustCompile(`"debian"`).ReplaceAllString(before, `"other"`), ConfigPlanChecks: emptyPlan},
 		resource.TestStep{Config: regexp.MustCompile(`"debian"`).ReplaceAllString(before, `"`+digest("oci://registry.example/debian:12")+`"`), ConfigPlanChecks: emptyPlan},

@@ -22,6 +22,7 @@ import (
 	"github.com/reflejo/terraform-provider-reflejo/agent/network"
 	"github.com/reflejo/terraform-provider-reflejo/agent/pki"
 	"github.com/reflejo/terraform-provider-reflejo/agent/service"
+	"github.com/reflejo/terraform-provider-reflejo/agent/service/servicetest"
 	"github.com/reflejo/terraform-provider-reflejo/agent/vserver"
 	"github.com/reflejo/terraform-provider-reflejo/agent/vserver/vservertest"
 )
@@ -34,6 +35,9 @@ type world struct {
 	files map[string]string // ca, cert, key → file
 	dir   string
 	ca    *pki.CA
+	lost  string // REFLEJO_LOST_HOSTS
+	shelf *servicetest.Shelf
+	moves moves
 }
 
 // testHost is one host of a world.
@@ -47,6 +51,7 @@ type testHost struct {
 	images  *imageStore
 	servers *vserver.Manager
 	nets    *network.Manager
+	copies  *servicetest.Copies
 
 	mu      sync.Mutex
 	service *service.Service
@@ -66,7 +71,7 @@ func cores(n int) []int {
 // newWorld makes hosts and makes them the ones of the environment that providers see.
 func newWorld(t *testing.T, names ...string) *world {
 	t.Helper()
-	w := &world{t: t, hosts: map[string]*testHost{}, files: map[string]string{}, dir: t.TempDir()}
+	w := &world{t: t, hosts: map[string]*testHost{}, files: map[string]string{}, dir: t.TempDir(), shelf: servicetest.NewShelf(), moves: newMoves()}
 	var err error
 	w.ca, err = pki.NewCA("test", time.Hour)
 	must(t, err)
@@ -97,6 +102,8 @@ func (w *world) env(name string) string {
 			parts = append(parts, host+"="+w.hosts[host].address)
 		}
 		return strings.Join(parts, ",")
+	case "REFLEJO_LOST_HOSTS":
+		return w.lost
 	case "REFLEJO_CA_FILE":
 		return w.files["ca"]
 	case "REFLEJO_CERT_FILE":
@@ -121,6 +128,9 @@ func (w *world) newHost(name string, index int) *testHost {
 	config.Host, config.Segments, config.Images, config.Edges.Networks = name, h.nets, h.images, h.bridge
 	config.Capacity = func() vserver.Capacity { return testCapacity }
 	config.IDs.Size = 1 << 28
+	h.copies = servicetest.NewCopies(name, w.shelf, func(idOrName string) (vserver.View, error) { return h.servers.Get(idOrName) }, time.Now)
+	h.copies.Disk = h.kernel.Pool.Disks().Create
+	config.Captures = h.copies.Captures()
 	h.servers, err = vserver.NewManager(config)
 	must(t, err)
 	h.nets.SetServers(h.servers)
@@ -152,6 +162,7 @@ func (h *testHost) start() {
 	must(t, err)
 	s := service.New(service.Config{
 		Host: h, Servers: h.servers, Views: h.servers, Networks: h.nets, Images: h.images,
+		Snapshots: h.copies, Restores: h.servers, Backups: h.copies.Backups(), Targets: h.copies.Backups(), Migrations: mover{h}, Recoveries: mover{h},
 		Credentials: func() pki.Credentials { return credentials },
 	})
 	h.mu.Lock()

@@ -191,6 +191,16 @@ func (h *host) clean(snapshot string) {
 	}
 }
 
+// dial connects to the host's agent anew.
+func (h *host) dial() {
+	h.t.Helper()
+	client, err := bed(h.t, h.config).Client(h.name)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.api = client
+}
+
 // backupDir is the directory of backups that is the same on all hosts.
 func (h *host) backupDir() string { return filepath.Join(h.config.Dir, "backups") }
 

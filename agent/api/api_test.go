@@ -66,3 +66,19 @@ func TestEnvironment(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestEndpoint(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ address, told, want string }{
+		{"198.18.0.11:7443", "", "198.18.0.11:7444"},
+		{"198.18.0.11:7443", ":9000", "198.18.0.11:9000"},
+		{"198.18.0.11:7443", "10.0.0.1", "10.0.0.1:7444"},
+		{"alpha.example:1", "10.0.0.1:5", "10.0.0.1:5"},
+		{"[fd00::1]:7443", "", "[fd00::1]:7444"},
+		{"[fd00::1]:7443", "[fd00::2]", "[fd00::2]:7444"},
+	} {
+		if got := Endpoint(c.address, c.told); got != c.want {
+			t.Errorf("Endpoint(%q, %q) = %q, want %q", c.address, c.told, got, c.want)
+		}
+	}
+}

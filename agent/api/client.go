@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -14,8 +15,11 @@ import (
 	"github.com/reflejo/terraform-provider-reflejo/agent/pki"
 )
 
-// DefaultPort is where agents listen.
-const DefaultPort = "7443"
+// DefaultPort is where agents listen, DefaultEndpointPort where they do for each other.
+const (
+	DefaultPort         = "7443"
+	DefaultEndpointPort = "7444"
+)
 
 // Bounds of single messages on the wire, bytes. The server holds callers to them too.
 const (
@@ -142,4 +146,24 @@ func Address(text string) (string, error) {
 		return "", fmt.Errorf("address %q: want a name or IP address and a port from 1 to 65535, such as \"198.18.0.11:7443\"", text)
 	}
 	return net.JoinHostPort(host, port), nil
+}
+
+// Endpoint is where the agent behind an API address listens for other agents. What it says
+// of that itself (an answer's endpoint) may leave out the port, or the host, or both.
+func Endpoint(address, told string) string {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		host = address
+	}
+	toldHost, port, err := net.SplitHostPort(told)
+	if err != nil {
+		toldHost, port = strings.Trim(told, "[]"), ""
+	}
+	if toldHost != "" {
+		host = toldHost
+	}
+	if port == "" {
+		port = DefaultEndpointPort
+	}
+	return net.JoinHostPort(host, port)
 }

@@ -190,6 +190,43 @@ func TestFreezeStopsWork(t *testing.T) {
 	eventually(t, "it works again", func() bool { return usage(t, m, id).CPU > before+10*time.Millisecond })
 }
 
+// What Freezer names does what Freeze does, on either kind of cgroups.
+func TestFreezerFiles(t *testing.T) {
+	m := testManager(t)
+	id := testServer(t, m, vservertest.SomeLimits())
+	helper(t, m, id, "burn 1", true)
+	f, err := m.Freezer(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	frozen := func() bool {
+		b, err := os.ReadFile(f.State)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Contains("\n"+string(b), "\n"+f.Frozen+"\n")
+	}
+	for range 3 {
+		if frozen() {
+			t.Error("frozen already")
+		}
+		if err := os.WriteFile(f.Path, []byte(f.Freeze), 0); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "it is frozen", frozen)
+		if all, err := m.List(t.Context()); err != nil || len(all) != 1 || !all[0].Frozen {
+			t.Errorf("groups %+v (%v), want one that is frozen", all, err)
+		}
+		if err := os.WriteFile(f.Path, []byte(f.Thaw), 0); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "it is thawed", func() bool { return !frozen() })
+	}
+	if _, err := m.Freezer(uuid.NewString()); !fault.Is(err, fault.NotFound) {
+		t.Errorf("error %v, want NotFound", err)
+	}
+}
+
 // delegated is the directory that the server's own root manages.
 func delegated(m *Manager, id string) string {
 	if m.Unified() {

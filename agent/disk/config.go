@@ -1,7 +1,10 @@
 package disk
 
 import (
+	"cmp"
+	"math"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -78,28 +81,38 @@ type Usage struct {
 	Size       int64
 	Used       int64
 	Free       int64
-	// Capacity is what may be promised to servers' disks in all: the space that is not
-	// taken by base disks, by files of others, or by the pool's own bookkeeping.
+	// Capacity is what may be promised to servers' disks and snapshots in all: the space that
+	// is not taken by base disks, by files of others, or by the pool's own bookkeeping.
 	Capacity int64
 }
 
 // The space a file system needs to keep track of fragmented disks.
 const bookkeepingShare = 50 // one part in
 
-// capacity is Usage.Capacity. Shared extents count once in used but once per file in bases
-// and disks, so what is ours is taken as its lower bound: every disk may share all it can.
-func capacity(size, used int64, bases, disks []int64) int64 {
-	var base, largest int64
+// capacity is Usage.Capacity. What disks, snapshots and arrivals take is promised, so it is
+// not taken off; base disks are not, and what is not ours is not ours to promise.
+func capacity(size, others int64, bases []int64) int64 {
+	left := size - others - size/bookkeepingShare
 	for _, n := range bases {
-		base += n
-		largest = max(largest, n)
+		left -= n
 	}
-	own := base
-	for _, n := range disks {
-		own += max(0, n-largest)
+	return max(0, left)
+}
+
+// span is a piece of the pool's file system, in bytes.
+type span struct{ start, length int64 }
+
+// unionBytes is how many bytes the spans cover; what several share counts once.
+func unionBytes(all []span) (sum int64) {
+	slices.SortFunc(all, func(a, b span) int { return cmp.Compare(a.start, b.start) })
+	end := int64(math.MinInt64)
+	for _, p := range all {
+		if to := p.start + p.length; to > end {
+			sum += to - max(p.start, end)
+			end = to
+		}
 	}
-	others := max(0, used-own)
-	return max(0, size-others-base-size/bookkeepingShare)
+	return sum
 }
 
 // Severity says how much a condition matters.

@@ -40,35 +40,45 @@ type fiemapRequest struct {
 // order. Writers do not wait meanwhile.
 func readExtents(ctx context.Context, f *os.File, from, to int64) ([]mapping, error) {
 	var all []mapping
-	m := new(fiemapRequest)
-	for at := from; at < to; {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		m.start, m.length, m.count, m.flags, m.mapped = uint64(at), uint64(to-at), fiemapBatch, 0, 0
-		if at == from {
-			m.flags = fiemapSync
-		}
-		if err := ioctlPointer(f, fsFiemap, unsafe.Pointer(m)); err != nil {
-			return nil, fmt.Errorf("read extents of %s: %w", f.Name(), err)
-		}
-		if m.mapped == 0 {
-			break
-		}
-		for _, x := range m.extents[:min(m.mapped, fiemapBatch)] {
-			if x.flags&fiemapLast != 0 {
-				to = at // ends the loop
-			}
-			at = max(at, int64(x.logical+x.length))
-			if x.flags&fiemapUnwritten != 0 || x.length == 0 {
-				continue
-			}
+	err := eachExtent(ctx, f, from, to, func(x fiemapExtent) {
+		if x.flags&fiemapUnwritten == 0 {
 			all = append(all, mapping{
 				offset: int64(x.logical), length: int64(x.length), physical: int64(x.physical),
 				shared: x.flags&fiemapShared != 0,
 				sound:  x.flags&fiemapUnsound == 0,
 			})
 		}
+	})
+	return all, err
+}
+
+// eachExtent goes through the extents of f that overlap [from, to), the unwritten ones too.
+func eachExtent(ctx context.Context, f *os.File, from, to int64, do func(fiemapExtent)) error {
+	m := new(fiemapRequest)
+	for at := from; at < to; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		m.start, m.length, m.count, m.flags, m.mapped = uint64(at), uint64(to-at), fiemapBatch, 0, 0
+		if at == from {
+			m.flags = fiemapSync
+		}
+		if err := ioctlPointer(f, fsFiemap, unsafe.Pointer(m)); err != nil {
+			return fmt.Errorf("read extents of %s: %w", f.Name(), err)
+		}
+		if m.mapped == 0 {
+			return nil
+		}
+		for _, x := range m.extents[:min(m.mapped, fiemapBatch)] {
+			if x.length == 0 {
+				return fmt.Errorf("read extents of %s: one at %d is empty", f.Name(), x.logical)
+			}
+			do(x)
+			if x.flags&fiemapLast != 0 {
+				return nil
+			}
+			at = int64(x.logical + x.length)
+		}
 	}
-	return all, nil
+	return nil
 }

@@ -13,6 +13,7 @@ type mount struct {
 	ID     uint64
 	Major  uint32
 	Minor  uint32
+	Root   string // directory of the file system that is mounted
 	Point  string
 	Shared bool // what is mounted below is mounted in other namespaces too
 	Type   string
@@ -43,7 +44,7 @@ func parseMount(line string) (mount, error) {
 	if err != nil {
 		return mount{}, fmt.Errorf("read mountinfo line %q: %w", line, err)
 	}
-	m := mount{ID: id, Point: unescape(f[4])}
+	m := mount{ID: id, Root: unescape(f[3]), Point: unescape(f[4])}
 	if _, err := fmt.Sscanf(f[2], "%d:%d", &m.Major, &m.Minor); err != nil {
 		return mount{}, fmt.Errorf("read mountinfo line %q: %w", line, err)
 	}

@@ -25,6 +25,7 @@ type Pool struct {
 	log        hclog.Logger
 	fileSystem string // "xfs" or "btrfs"
 	embedded   bool
+	alone      bool // the file system is the pool's own
 
 	lockFile  *os.File // flocked: one agent per pool
 	root      *os.File
@@ -46,6 +47,12 @@ type Pool struct {
 	background sync.WaitGroup
 	closing    chan struct{}
 	closeOnce  sync.Once
+
+	others struct { // what others take of a file system that is not the pool's own
+		sync.Mutex
+		at    time.Time
+		bytes int64
+	}
 
 	mu    sync.Mutex
 	fresh map[string]bool      // disks made and not attached yet
@@ -164,6 +171,9 @@ func (p *Pool) openRoot(ctx context.Context) error {
 	p.fileSystem = fsNames[st.Type]
 	if p.fileSystem == "" {
 		p.fileSystem = fmt.Sprintf("%#x", st.Type)
+	}
+	if p.alone, err = p.isAlone(); err != nil {
+		return err
 	}
 	for _, d := range []struct {
 		dir  **os.File

@@ -59,19 +59,37 @@ func TestEmbeddedSize(t *testing.T) {
 func TestCapacity(t *testing.T) {
 	for _, c := range []struct {
 		name         string
-		size, used   int64
-		bases, disks []int64
+		size, others int64
+		bases        []int64
 		want         int64
 	}{
-		{"empty", 1000, 0, nil, nil, 980},
-		{"a base disk", 1000, 100, []int64{100}, nil, 880},
-		{"clones share it", 1000, 100, []int64{100}, []int64{100, 100}, 880},
-		{"clones have written", 1000, 300, []int64{100}, []int64{200, 200}, 880},
-		{"files of others", 1000, 400, []int64{100}, []int64{100}, 580},
-		{"overfull", 1000, 1000, nil, nil, 0},
+		{"empty", 1000, 0, nil, 980},
+		{"base disks", 1000, 0, []int64{100, 50}, 830},
+		{"files of others", 1000, 300, []int64{100}, 580},
+		{"overfull", 1000, 1000, nil, 0},
 	} {
-		if have := capacity(c.size, c.used, c.bases, c.disks); have != c.want {
+		if have := capacity(c.size, c.others, c.bases); have != c.want {
 			t.Errorf("%s: capacity %d, want %d", c.name, have, c.want)
+		}
+	}
+}
+
+func TestUnionBytes(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		all  []span
+		want int64
+	}{
+		{"nothing", nil, 0},
+		{"at the very beginning", []span{{0, 5}}, 5},
+		{"apart", []span{{20, 5}, {10, 5}}, 10},
+		{"adjoining", []span{{10, 5}, {15, 5}}, 10},
+		{"shared", []span{{10, 5}, {10, 5}, {10, 5}}, 5},
+		{"within another", []span{{10, 50}, {20, 5}, {40, 5}}, 50},
+		{"overlapping", []span{{10, 10}, {15, 10}, {18, 20}}, 28},
+	} {
+		if have := unionBytes(c.all); have != c.want {
+			t.Errorf("%s: %d bytes, want %d", c.name, have, c.want)
 		}
 	}
 }
@@ -151,9 +169,9 @@ func TestParseMounts(t *testing.T) {
 `
 	have, err := parseMounts(strings.NewReader(text))
 	want := []mount{
-		{ID: 22, Minor: 21, Point: "/proc", Type: "proc"},
-		{ID: 42, Major: 7, Point: "/pool/with space", Shared: true, Type: "xfs"},
-		{ID: 43, Major: 254, Minor: 1048575, Point: "/x\\y\tz", Type: "ext4"},
+		{ID: 22, Minor: 21, Root: "/", Point: "/proc", Type: "proc"},
+		{ID: 42, Major: 7, Root: "/", Point: "/pool/with space", Shared: true, Type: "xfs"},
+		{ID: 43, Major: 254, Minor: 1048575, Root: "/a/b", Point: "/x\\y\tz", Type: "ext4"},
 	}
 	if diff := cmp.Diff(want, have); err != nil || diff != "" {
 		t.Errorf("error %v, difference:\n%s", err, diff)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/reflejo/terraform-provider-reflejo/agent/fault"
+	"github.com/reflejo/terraform-provider-reflejo/agent/quiesce"
 	"github.com/reflejo/terraform-provider-reflejo/agent/vserver"
 	"golang.org/x/sys/unix"
 )
@@ -277,21 +278,34 @@ func TestVariantsWhileTheBaseGoes(t *testing.T) {
 	}
 }
 
-const childPool = "REFLEJO_TEST_DISK_POOL"
+// What this test binary is when it is not the test: see TestMain.
+const (
+	childPool = "REFLEJO_TEST_DISK_POOL" // the directory of the pool
+	childDoes = "REFLEJO_TEST_DISK_DOES" // what the agent there does again and again
+)
 
-// TestMain is also the agent that TestKilledResize kills: it makes disks of new sizes.
+// TestMain is also the agent that tests kill, and the watchdog that thaws what that has frozen.
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == quiesce.Command {
+		os.Exit(quiesce.Watch(os.Args[2:]))
+	}
 	dir := os.Getenv(childPool)
 	if dir == "" {
 		os.Exit(m.Run())
 	}
 	p, err := Open(context.Background(), Config{Path: filepath.Join(dir, "pool"), RunDir: filepath.Join(dir, "run")})
+	do := map[string]func(*Pool, int64) error{"resize": childResizes, "snapshots": childSnapshots}[os.Getenv(childDoes)]
 	for i := int64(0); err == nil; i++ {
 		fmt.Println("next")
-		err = p.Create(context.Background(), uuid.NewString(), testImage, 1<<30+i<<20+rand.Int64N(1<<40)/mebibyte*mebibyte)
+		err = do(p, i)
 	}
 	fmt.Println(err)
 	os.Exit(1)
+}
+
+// childResizes makes disks of new sizes.
+func childResizes(p *Pool, i int64) error {
+	return p.Create(context.Background(), uuid.NewString(), testImage, 1<<30+i<<20+rand.Int64N(1<<40)/mebibyte*mebibyte)
 }
 
 func TestKilledResize(t *testing.T) {
@@ -300,7 +314,7 @@ func TestKilledResize(t *testing.T) {
 	buildDefault(t, p)
 	for round := range 5 {
 		p.Close()
-		killMaking(t, filepath.Dir(cfg.Path), time.Duration(round)*25*time.Millisecond)
+		killDoing(t, "resize", filepath.Dir(cfg.Path), time.Duration(round)*25*time.Millisecond)
 		p = open(t, cfg)
 		for _, name := range variants(t, p) {
 			if _, ok := variantOf(name); !ok {
@@ -323,11 +337,11 @@ func TestKilledResize(t *testing.T) {
 	}
 }
 
-// killMaking starts an agent that makes disks and kills it a moment after it began one.
-func killMaking(t *testing.T, dir string, moment time.Duration) {
+// killDoing starts an agent that does something and kills it a moment after it began.
+func killDoing(t *testing.T, what, dir string, moment time.Duration) {
 	t.Helper()
 	agent := exec.Command("/proc/self/exe")
-	agent.Env = append(os.Environ(), childPool+"="+dir)
+	agent.Env = append(os.Environ(), childPool+"="+dir, childDoes+"="+what)
 	out, err := agent.StdoutPipe()
 	must(t, err)
 	must(t, agent.Start())

@@ -88,10 +88,10 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 			ch <- r.desc
 		}
 	}
-	for _, d := range []*prometheus.Desc{
+	for _, d := range append([]*prometheus.Desc{
 		stateDesc, pressureDesc, rxBytes, txBytes, rxPackets, txPackets, rxDropped, txDropped,
 		coresDesc, memoryDesc, diskDesc, ingressDesc, egressDesc, poolSizeDesc, poolUsedDesc, expiryDesc, conditionDesc, failedDesc,
-	} {
+	}, snapshotDescs...) {
 		ch <- d
 	}
 }
@@ -101,7 +101,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), scrapeLimit)
 	defer cancel()
 	failed := 0
-	for _, v := range c.cfg.Servers.List() {
+	servers := c.cfg.Servers.List()
+	c.snapshots(ctx, ch, servers)
+	for _, v := range servers {
 		if err := c.server(ctx, ch, v); err != nil {
 			failed++
 			c.cfg.Log.Warn("metrics of a server can't be read", "server", v.Spec.Name, "error", err)

@@ -43,10 +43,12 @@ type Condition struct{ Type, Severity string }
 
 // Config is what the metrics are read from.
 type Config struct {
-	Version string
-	Servers Servers
-	Host    func(ctx context.Context) (Host, error)
-	Log     hclog.Logger // nil: none
+	Version   string
+	Servers   Servers
+	Snapshots Snapshots // nil: none
+	Policies  Policies  // nil: none
+	Host      func(ctx context.Context) (Host, error)
+	Log       hclog.Logger // nil: none
 }
 
 // scrapeLimit bounds one scrape; what was read by then is answered.

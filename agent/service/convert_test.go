@@ -14,9 +14,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	reflejov1 "github.com/reflejo/terraform-provider-reflejo/agent/api/reflejo/v1"
+	"github.com/reflejo/terraform-provider-reflejo/agent/backup"
 	"github.com/reflejo/terraform-provider-reflejo/agent/fault"
 	"github.com/reflejo/terraform-provider-reflejo/agent/image"
 	"github.com/reflejo/terraform-provider-reflejo/agent/network"
+	"github.com/reflejo/terraform-provider-reflejo/agent/snapshot"
 	"github.com/reflejo/terraform-provider-reflejo/agent/vserver"
 )
 
@@ -121,12 +123,18 @@ func TestAnswersAreComplete(t *testing.T) {
 	fillValue(reflect.ValueOf(&info).Elem(), "")
 	var resources vserver.Resources
 	fillValue(reflect.ValueOf(&resources).Elem(), "")
+	var copied snapshot.View
+	fillValue(reflect.ValueOf(&copied).Elem(), "")
+	var saved backup.View
+	fillValue(reflect.ValueOf(&saved).Elem(), "")
 	for _, c := range []struct {
 		message proto.Message
 		besides []string // filled in elsewhere, or never
 	}{
 		{viewToProto(view), []string{"host", "image_name", "usage", "spec.first_boot"}},
 		{usageToProto(usage), nil},
+		{snapshotToProto(copied), []string{"host", "spec.first_boot"}},
+		{backupToProto(saved), nil},
 		{networkToProto(net), nil},
 		{imageToProto(info, 1), nil},
 		{resourcesToProto(resources), nil},
@@ -219,6 +227,30 @@ func TestActions(t *testing.T) {
 		}
 	}
 	if _, err := actionFromProto(99); fault.FieldOf(err) != "action" {
+		t.Errorf("got %v", err)
+	}
+}
+
+// What a source shows of a server arrives at its target as far as it says how it is to be there.
+func TestViewFromProto(t *testing.T) {
+	t.Parallel()
+	p := &reflejov1.Server{}
+	(&filler{}).fill(p.ProtoReflect())
+	for _, nic := range p.Nics {
+		nic.Address = "10.77.0.3/24"
+	}
+	p.CreatedAt = timestamp(time.Unix(1_700_000_000, 0))
+	v, err := viewFromProto(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &reflejov1.Server{Spec: p.Spec, State: p.State, CreatedAt: p.CreatedAt, Nics: p.Nics, DiskUsed: p.DiskUsed, Generation: p.Generation}
+	want.Spec.FirstBoot = ""
+	if diff := cmp.Diff(want, viewToProto(v), protocmp.Transform()); diff != "" {
+		t.Errorf("round trip (-want +got):\n%s", diff)
+	}
+	p.Nics["eth0"] = &reflejov1.NicStatus{Address: "somewhere"}
+	if _, err := viewFromProto(p); fault.FieldOf(err) != "network" {
 		t.Errorf("got %v", err)
 	}
 }

@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/reflejo/terraform-provider-reflejo/agent/fault"
@@ -42,19 +43,41 @@ func (m *Manager) Pin(id string) (release func(), err error) {
 		return nil, err
 	}
 	it.pins++
-	released := false
-	return func() {
+	return sync.OnceFunc(func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		if !released {
-			released = true
-			it.pins--
+		if it.pins--; it.pins == 0 && it.free != nil {
+			close(it.free)
+			it.free = nil
 		}
-	}, nil
+	}), nil
+}
+
+// unpinned waits until nobody uses a snapshot that is being deleted.
+func (it *item) unpinned(ctx context.Context) error {
+	it.m.mu.Lock()
+	if it.pins == 0 {
+		it.m.mu.Unlock()
+		return nil
+	}
+	if it.free == nil {
+		it.free = make(chan struct{})
+	}
+	free := it.free
+	it.m.mu.Unlock()
+	select {
+	case <-free:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // Copy implements vserver.Captures.
 func (m *Manager) Copy(ctx context.Context, id, server string, size int64) error {
+	if err := m.awaitImport(ctx, id); err != nil {
+		return err
+	}
 	release, err := m.Pin(id)
 	if err != nil {
 		return err
@@ -63,24 +86,18 @@ func (m *Manager) Copy(ctx context.Context, id, server string, size int64) error
 	return m.cfg.Disks.Copy(ctx, id, server, size)
 }
 
-// Gone implements vserver.Captures: it returns when it is durable that the snapshots go. A
-// snapshot that is in use is fault.Precondition, and then none goes.
+// Gone implements vserver.Captures: it returns when it is durable that the snapshots go. One
+// that is in use goes when it is not any more.
 func (m *Manager) Gone(_ context.Context, server string, remove bool) error {
 	if !remove {
 		return nil
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var all []*item
 	for _, it := range m.items {
-		if it.rec.Server == server {
-			all = append(all, it)
-			if err := it.unused(); err != nil {
-				return err
-			}
+		if it.rec.Server != server {
+			continue
 		}
-	}
-	for _, it := range all {
 		if err := it.beginRemove(); err != nil {
 			return err
 		}
@@ -100,10 +117,7 @@ func (m *Manager) Keep(ctx context.Context, id string, server vserver.Record) er
 	done := it.begin("create", func(own context.Context) error {
 		taking, cancel := context.WithCancelCause(own)
 		unlink := context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
-		err := it.describe(server, vserver.StateStopped)
-		if err == nil {
-			err = it.takeDisk(taking, nil, new(time.Duration))
-		}
+		err := it.takeSafety(taking, server)
 		unlink()
 		cancel(nil)
 		if err != nil {
@@ -126,6 +140,18 @@ func (m *Manager) Keep(ctx context.Context, id string, server vserver.Record) er
 	default:
 		return fault.New(fault.Aborted, "take safety snapshot of server %s: broken off", server.Spec.Name)
 	}
+}
+
+// takeSafety takes a snapshot of a detached disk, unless what was broken off for it has
+// completed it.
+func (it *item) takeSafety(ctx context.Context, server vserver.Record) error {
+	if it.record().Phase == PhaseReady {
+		return nil
+	}
+	if err := it.describe(server, vserver.StateStopped); err != nil {
+		return err
+	}
+	return it.takeDisk(ctx, nil, new(time.Duration))
 }
 
 // enterSafety records a safety snapshot that is to be taken; nil if it is complete.

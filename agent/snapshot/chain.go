@@ -16,13 +16,6 @@ func byOrder(all []Record) {
 	slices.SortFunc(all, func(a, b Record) int { return cmp.Or(cmp.Compare(a.Order, b.Order), cmp.Compare(a.ID, b.ID)) })
 }
 
-// byAge sorts records oldest first.
-func byAge(all []Record) {
-	slices.SortFunc(all, func(a, b Record) int {
-		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.Order, b.Order), cmp.Compare(a.ID, b.ID))
-	})
-}
-
 // baseOf is the nearest complete snapshot that came before order, "" if there is none. all
 // are of one server.
 func baseOf(all []Record, order uint64) string {
@@ -61,6 +54,21 @@ func total(ranges []Range) int64 {
 	n := int64(0)
 	for _, r := range ranges {
 		n += r.Length
+	}
+	return n
+}
+
+// common is the length of what is in both lists of ranges, each ascending, bytes. What a
+// snapshot differs in but does not hold, as it was given back, takes nothing.
+func common(a, b []Range) int64 {
+	n := int64(0)
+	for len(a) > 0 && len(b) > 0 {
+		n += max(0, min(a[0].End(), b[0].End())-max(a[0].Offset, b[0].Offset))
+		if a[0].End() < b[0].End() {
+			a = a[1:]
+		} else {
+			b = b[1:]
+		}
 	}
 	return n
 }

@@ -64,14 +64,13 @@ func (m *Manager) removeSums(id string) error {
 }
 
 // removeStraySums removes what a killed agent left: sums of no snapshot, and half of a file.
+// Nobody else knows the manager yet.
 func (m *Manager) removeStraySums() {
 	entries, err := os.ReadDir(m.cfg.SumsDir)
 	if err != nil {
 		m.cfg.Log.Warn("list sums of snapshots", "error", err)
 		return
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	for _, e := range entries {
 		id, rest, _ := strings.Cut(e.Name(), ".")
 		if !vserver.ValidID(id) || "."+rest == sumsSuffix && m.items[id] != nil {
@@ -85,6 +84,10 @@ func (m *Manager) removeStraySums() {
 
 // sum finds the checksum of a complete snapshot and records it.
 func (it *item) sum(ctx context.Context) error {
+	if rec := it.record(); rec.Phase != PhaseReady || rec.Checksum != "" {
+		return nil
+	}
+	crashPoint(placeReady)
 	it.step("checksum", 4)
 	select {
 	case it.m.sums <- struct{}{}:
@@ -96,6 +99,7 @@ func (it *item) sum(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
+	crashPoint(placeSummed)
 	saveErr := it.save(in(PhaseReady, func(r *Record) {
 		r.Checksum, r.Err, r.ErrKind = checksum, "", ""
 		if err != nil {
@@ -121,7 +125,10 @@ func (it *item) sumContent(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return sums.Checksum(), m.writeSums(it.id, sums)
+	if err := m.writeSums(it.id, sums); err != nil {
+		m.cfg.Log.Warn("the next snapshot's checksum will take longer", "snapshot", it.id, "error", err)
+	}
+	return sums.Checksum(), nil
 }
 
 // known are the sums of the snapshot that c came after, and the ranges in which c may differ

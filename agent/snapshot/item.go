@@ -18,7 +18,8 @@ type item struct {
 	op       vserver.Operation // under way
 	idle     chan struct{}     // closed while nothing is under way
 	cancel   context.CancelCauseFunc
-	pins     int // who uses what it holds
+	pins     int           // who uses what it holds
+	free     chan struct{} // closed when nobody does any more; nil if nobody waits for that
 	watchers map[chan View]struct{}
 	gone     bool
 }
@@ -72,7 +73,7 @@ func (it *item) work(ctx context.Context, kind string, mine chan struct{}, f fun
 		err = f(ctx)
 	}
 	if ctx.Err() == nil {
-		it.m.cfg.Observe("snapshot "+kind, time.Since(began), err)
+		it.m.cfg.Observe(kind, time.Since(began), err)
 		if err != nil {
 			it.m.cfg.Log.Error("operation failed", "operation", kind, "snapshot", it.id, "error", err)
 		} else {
@@ -179,8 +180,11 @@ func (it *item) watch(ctx context.Context) <-chan View {
 	ch := make(chan View, 1)
 	ch <- it.view()
 	it.watchers[ch] = struct{}{}
-	context.AfterFunc(ctx, func() { it.drop(ch) })
-	context.AfterFunc(it.m.ctx, func() { it.drop(ch) })
+	forget := context.AfterFunc(it.m.ctx, func() { it.drop(ch) })
+	context.AfterFunc(ctx, func() {
+		forget()
+		it.drop(ch)
+	})
 	return ch
 }
 

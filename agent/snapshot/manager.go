@@ -25,6 +25,7 @@ type Config struct {
 	// root, and with tasks the server's tasks before it. When they go on, held is told for
 	// how long they were held up.
 	Quiet    func(server, root string, tasks bool, held func(time.Duration)) Quiet
+	Bring    Bring  // brings what imported snapshots hold; nil: there are none
 	SumsDir  string // where the sums of snapshots' chunks are kept; it must exist
 	Parallel int    // snapshots taken at once; 0 means 4
 	Log      hclog.Logger
@@ -87,6 +88,7 @@ func NewManager(cfg Config) (*Manager, error) {
 		return nil, err
 	}
 	m.count()
+	m.removeStraySums()
 	return m, nil
 }
 
@@ -128,10 +130,12 @@ func (m *Manager) Create(_ context.Context, req Request) (View, error) {
 	if rec.Origin != OriginManual {
 		prefix = string(rec.Origin)
 	}
-	if _, err := m.admit(rec, prefix, func(it *item) { it.begin("create", it.take) }); err != nil {
-		return View{}, err
-	}
-	return m.view(req.ID)
+	var v View
+	_, err = m.admit(rec, prefix, func(it *item) {
+		it.begin("create", it.take)
+		v = it.view()
+	})
+	return v, err
 }
 
 // again answers a request whose id is known already. A failed one goes, to be begun anew.
@@ -314,8 +318,9 @@ func (m *Manager) Delete(_ context.Context, id string) error {
 		return err
 	}
 	for _, s := range servers {
-		if s.Spec.CloneOf == id && s.State == vserver.StateCreating || s.Spec.RestoreFrom == id && !s.Operation.Settled() {
-			return fault.New(fault.Precondition, "delete snapshot %s: server %s is being made from it; wait until it is complete", it.rec.Name, s.Spec.Name)
+		restoring := !s.Operation.Settled() && (s.Spec.RestoreFrom == id || s.Operation.Kind == "restore" && s.Spec.ID == it.rec.Server)
+		if restoring || s.Spec.CloneOf == id && s.State == vserver.StateCreating {
+			return fault.New(fault.Precondition, "delete snapshot %s: server %s is being made from it or restored; wait until that is complete", it.rec.Name, s.Spec.Name)
 		}
 	}
 	if err := it.unused(); err != nil {

@@ -179,7 +179,8 @@ func (p *Policies) tick(ctx context.Context) {
 	there := map[string]bool{}
 	for _, v := range p.cfg.Servers.List() {
 		there[v.Spec.ID] = true
-		if err := p.server(ctx, v, events); err != nil {
+		mine := slices.DeleteFunc(slices.Clone(events), func(e event) bool { return e.server != v.Spec.ID })
+		if err := p.server(ctx, v, mine); err != nil {
 			p.cfg.Log.Error("run snapshot policy", "server", v.Spec.Name, "error", err)
 		}
 	}
@@ -188,7 +189,7 @@ func (p *Policies) tick(ctx context.Context) {
 	p.mu.Unlock()
 	for _, id := range known {
 		if !there[id] {
-			if err := p.forget(id); err != nil {
+			if err := p.forget(ctx, id); err != nil {
 				p.cfg.Log.Error("forget a policy", "server", id, "error", err)
 			}
 		}
@@ -202,8 +203,12 @@ func (p *Policies) server(ctx context.Context, v vserver.View, events []event) e
 	st := was.clone()
 	st.decide(v, events, now, uuid.NewString)
 	if err := p.save(was, st); err != nil { // before acting: what is due is not due again
+		p.mu.Lock()
+		p.events = append(p.events, events...)
+		p.mu.Unlock()
 		return err
 	}
+	p.drop(ctx, was, st)
 	was, st = st, st.clone()
 	for _, reason := range slices.Sorted(maps.Keys(st.Pending)) {
 		p.take(ctx, v, &st, reason, now)
@@ -217,12 +222,21 @@ func (p *Policies) server(ctx context.Context, v vserver.View, events []event) e
 	return p.prune(ctx, v, st, now)
 }
 
+// drop deletes what is left of attempts that nobody asks for any more.
+func (p *Policies) drop(ctx context.Context, was, st policyState) {
+	for reason, id := range was.Pending {
+		if v, err := p.cfg.Snapshots.view(id); st.Pending[reason] != id && err == nil && v.State != PhaseReady {
+			_ = p.cfg.Snapshots.Delete(ctx, id) // if it stays, who looks at the list can delete it
+		}
+	}
+}
+
 // decide notes which snapshots are due. It is pure.
 func (st *policyState) decide(v vserver.View, events []event, now time.Time, newID func() string) {
 	policy := v.Spec.SnapshotPolicy
 	due := map[string]bool{}
 	for _, e := range events {
-		if e.server == v.Spec.ID && slices.Contains(policy.On, e.reason) {
+		if slices.Contains(policy.On, e.reason) {
 			due[e.reason] = true
 		}
 	}
@@ -272,8 +286,12 @@ func (p *Policies) take(ctx context.Context, v vserver.View, st *policyState, re
 		p.failed(v, st, fault.New(fault.Internal, "%s", have.Err))
 	}
 	st.Tried = now
+	others := p.cfg.Snapshots.taking() // now: when it is refused they may be complete
 	_, err = p.cfg.Snapshots.Create(ctx, Request{ID: id, Server: v.Spec.ID, Description: "taken by the server's policy",
 		Labels: map[string]string{LabelPolicy: reason}, Origin: OriginPolicy})
+	if fault.Is(err, fault.Exhausted) && others {
+		return // what others may come to take is promised to them until they are complete
+	}
 	if err != nil {
 		p.failed(v, st, err)
 	}
@@ -329,7 +347,9 @@ func (p *Policies) save(was, st policyState) error {
 	return nil
 }
 
-func (p *Policies) forget(server string) error {
+// forget is for a server that is gone, or has moved.
+func (p *Policies) forget(ctx context.Context, server string) error {
+	p.drop(ctx, p.state(server), policyState{})
 	if err := p.cfg.Records.Delete(server); err != nil {
 		return err
 	}

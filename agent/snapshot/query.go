@@ -72,6 +72,18 @@ func (m *Manager) view(id string) (View, error) {
 	return it.view(), nil
 }
 
+// taking reports whether snapshots are under way.
+func (m *Manager) taking() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, it := range m.items {
+		if it.rec.Phase == PhaseCreating {
+			return true
+		}
+	}
+	return false
+}
+
 // Get is one snapshot by id.
 func (m *Manager) Get(ctx context.Context, id string) (View, error) {
 	m.refreshUse(ctx)

@@ -13,7 +13,6 @@ import (
 // left half done. The servers have to be recovered before. It returns when all of it is
 // under way; Settled waits for the end.
 func (m *Manager) Recover(ctx context.Context) error {
-	m.removeStraySums()
 	all, err := m.cfg.Disks.List(ctx)
 	if err != nil {
 		return fmt.Errorf("list snapshots in the pool: %w", err)
@@ -61,6 +60,8 @@ func (it *item) recover(d DiskInfo, there bool) error {
 			return err
 		}
 		it.begin("create", func(ctx context.Context) error { return it.m.cfg.Disks.Remove(ctx, it.id) })
+	case rec.Phase == PhaseCreating && rec.From.Backup != "":
+		it.begin("import", it.bring)
 	case rec.Phase == PhaseCreating:
 		it.begin("create", it.take)
 	case rec.Phase == PhaseReady && !there:
@@ -137,8 +138,10 @@ func (m *Manager) Adopt(ctx context.Context, rec Record) (View, error) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	taken := m.names(rec)
-	rec.Name = freeName(rec.Name, taken)
+	if m.items[rec.ID] != nil {
+		return View{}, fault.New(fault.Aborted, "adopt snapshot %s: another request makes one of this id", rec.ID)
+	}
+	rec.Name = freeName(rec.Name, m.names(rec))
 	if err := m.name(&rec, ""); err != nil {
 		return View{}, err
 	}

@@ -78,6 +78,8 @@ type Record struct {
 	Base  string
 	Order uint64
 
+	From From // the backup that it was imported from
+
 	Err     string // why it failed, or why the last attempt to delete or sum it did
 	ErrKind string // fault kind in words
 }

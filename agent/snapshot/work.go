@@ -10,6 +10,25 @@ import (
 	"github.com/reflejo/terraform-provider-reflejo/agent/vserver"
 )
 
+// The places where an agent may die in the middle of something, between what is durable.
+// Tests that kill it walk them.
+const (
+	placeRecorded  = "snapshot/recorded"  // a record, nothing in the pool
+	placeDescribed = "snapshot/described" // the moment's description, nothing in the pool
+	placeQuiet     = "snapshot/quiet"     // writers are stopped
+	placeTaken     = "snapshot/taken"     // in the pool, not counted
+	placeReady     = "snapshot/ready"     // complete, without a checksum
+	placeSummed    = "snapshot/summed"    // the checksum is found, not recorded
+	placeDeleting  = "snapshot/deleting"  // the deletion is recorded, nothing is done for it
+	placeCounted   = "snapshot/counted"   // others are counted anew, the deleted one is in the pool
+	placeRemoved   = "snapshot/removed"   // not in the pool any more, the record is left
+)
+
+// Places are all of them.
+func Places() []string {
+	return []string{placeRecorded, placeDescribed, placeQuiet, placeTaken, placeReady, placeSummed, placeDeleting, placeCounted, placeRemoved}
+}
+
 // take makes the snapshot that the record asks for, and sums it.
 func (it *item) take(ctx context.Context) error {
 	if err := it.takeInTurn(ctx); err != nil {
@@ -20,17 +39,18 @@ func (it *item) take(ctx context.Context) error {
 
 // takeInTurn takes the snapshot while nobody else operates on its server.
 func (it *item) takeInTurn(ctx context.Context) error {
+	crashPoint(placeRecorded)
 	it.step("wait", 1)
-	select {
+	return it.m.servers.Hold(ctx, it.record().Server, "snapshot", it.takeHeld)
+}
+
+func (it *item) takeHeld(ctx context.Context, h *vserver.Held) error {
+	select { // only now: waiting for a server, which may be on its way to another host, is no work
 	case it.m.takes <- struct{}{}:
 		defer func() { <-it.m.takes }()
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	return it.m.servers.Hold(ctx, it.record().Server, "snapshot", it.takeHeld)
-}
-
-func (it *item) takeHeld(ctx context.Context, h *vserver.Held) error {
 	have, state := h.Have(), h.State()
 	if err := it.describe(h.Record(), state); err != nil {
 		return err
@@ -40,10 +60,22 @@ func (it *item) takeHeld(ctx context.Context, h *vserver.Held) error {
 	if rec := it.record(); have.Disk != nil && have.Disk.Attached && rec.Consistency == ConsistencyFilesystem {
 		// The tasks of a suspended server are frozen already, and stay so.
 		quiet = it.m.cfg.Quiet(rec.Server, have.Disk.Attachment.Root, state == vserver.StateRunning,
-			func(d time.Duration) { held = d })
+			func(d time.Duration) { held = d }).dying()
 	}
+	crashPoint(placeDescribed)
 	h.Progress("snapshot", 1, 1, 0, 0)
 	return it.takeDisk(ctx, quiet, &held)
+}
+
+// dying is quiet with a place to die in.
+func (q Quiet) dying() Quiet {
+	return func(ctx context.Context) (func() error, error) {
+		loud, err := q(ctx)
+		if err == nil {
+			crashPoint(placeQuiet)
+		}
+		return loud, err
+	}
 }
 
 // describe records what the server is, before the moment that the snapshot shows: should
@@ -65,6 +97,7 @@ func (it *item) takeDisk(ctx context.Context, quiet Quiet, held *time.Duration) 
 	if err != nil {
 		return err
 	}
+	crashPoint(placeTaken)
 	taken.Pause = max(taken.Pause, *held)
 	return it.complete(ctx, taken)
 }
@@ -95,6 +128,9 @@ func (it *item) giveUp(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx) // the next start, or who broke it off, goes on from the record
 	}
+	if it.record().Phase != PhaseCreating {
+		return err
+	}
 	removeErr := it.m.cfg.Disks.Remove(ctx, it.id)
 	saveErr := it.save(in(PhaseCreating, func(r *Record) {
 		r.Phase = PhaseFailed
@@ -118,6 +154,10 @@ func (it *item) remove(ctx context.Context) error {
 
 func (it *item) removeNow(ctx context.Context) error {
 	m, rec := it.m, it.record()
+	if err := it.unpinned(ctx); err != nil {
+		return err
+	}
+	crashPoint(placeDeleting)
 	unlock, err := m.lockChain(ctx, rec.Server)
 	if err != nil {
 		return err
@@ -129,9 +169,11 @@ func (it *item) removeNow(ctx context.Context) error {
 			return err
 		}
 	}
+	crashPoint(placeCounted)
 	if err := m.cfg.Disks.Remove(ctx, it.id); err != nil {
 		return err
 	}
+	crashPoint(placeRemoved)
 	if err := m.removeSums(it.id); err != nil {
 		return err
 	}
@@ -181,17 +223,15 @@ func (m *Manager) measure(ctx context.Context, id, base string) (usedBase string
 }
 
 func measureContent(ctx context.Context, c Content, base string) (usedBase string, held int64, err error) {
-	if base != "" {
-		ranges, err := c.Changed(ctx, base)
-		if err == nil {
-			return base, total(ranges), nil
-		}
-		if !fault.Is(err, fault.NotFound) {
-			return "", 0, err
-		}
+	data, err := c.Data(ctx)
+	if err != nil || base == "" {
+		return "", total(data), err
 	}
-	ranges, err := c.Data(ctx)
-	return "", total(ranges), err
+	changed, err := c.Changed(ctx, base)
+	if fault.Is(err, fault.NotFound) {
+		return "", total(data), nil
+	}
+	return base, common(data, changed), err
 }
 
 // lockChain waits for the turn to change what is counted of a server's snapshots.

@@ -444,7 +444,7 @@ func TestRevive(t *testing.T) {
 		s := small("web")
 		snapshot := c.of(s)
 		for range 2 {
-			if _, err := w.m.Revive(w.t.Context(), s, snapshot, 2); err != nil {
+			if _, err := w.m.Revive(w.t.Context(), s, c.all[snapshot], 2); err != nil {
 				t.Fatal(err)
 			}
 			w.want(w.settle(s.ID), vserver.StateRunning)
@@ -452,7 +452,7 @@ func TestRevive(t *testing.T) {
 		if v, _ := w.m.Get(s.ID); v.Spec.CloneOf != "" || v.Spec.RestoreFrom != "" {
 			t.Errorf("it shows where it comes from: %+v", v.Spec)
 		}
-		if _, err := w.m.Revive(w.t.Context(), s, c.of(s), 3); !fault.Is(err, fault.Exists) {
+		if _, err := w.m.Revive(w.t.Context(), s, c.all[c.of(s)], 3); !fault.Is(err, fault.Exists) {
 			t.Errorf("revive what is here: %v", err)
 		}
 	})

@@ -16,6 +16,7 @@ type Incoming struct {
 	Booted     bool
 	Created    time.Time
 	Generation uint64
+	Term       uint64
 	Messages   []Message
 	// Links are what was decided for its interfaces on the other host: it keeps the addresses
 	// on networks that are the same here.
@@ -28,7 +29,7 @@ type Incoming struct {
 func IncomingOf(r Record, host string) Incoming {
 	r = r.clone()
 	return Incoming{Spec: r.Spec, Image: r.Image, Want: r.Want, Booted: r.Booted, Created: r.Created,
-		Generation: r.Generation, Messages: r.Messages, Links: r.Links, Source: host}
+		Generation: r.Generation, Term: r.Term, Messages: r.Messages, Links: r.Links, Source: host}
 }
 
 // Reserve admits a server that is to come from another host and makes that durable: name,
@@ -75,7 +76,7 @@ func (m *Manager) Reserve(ctx context.Context, in Incoming) error {
 // record is the record of an incoming server.
 func (in Incoming) record(spec Spec) Record {
 	return Record{Spec: spec, Phase: PhaseIncoming, Want: in.Want, Image: in.Image, Booted: in.Booted, Created: in.Created,
-		Generation: in.Generation, Messages: in.Messages, Links: in.Links, Arriving: in.Reserved}
+		Generation: in.Generation, Term: in.Term, Messages: in.Messages, Links: in.Links, Arriving: in.Reserved}
 }
 
 // Accept makes durable that this host has the server now, and begins to bring it to what
@@ -138,6 +139,19 @@ func (m *Manager) Abandon(ctx context.Context, id string) error {
 	return err
 }
 
+// Term is the term of a server that this host has; 0 of one that it has not got, or that no
+// host ever took over from another.
+func (m *Manager) Term(id string) uint64 {
+	if !m.Owned(id) {
+		return 0
+	}
+	s, err := m.find(id)
+	if err != nil {
+		return 0
+	}
+	return s.record().Term
+}
+
 // Owned says whether this host has the server, as opposed to: never had it, it is on its
 // way here, or it has gone elsewhere.
 func (m *Manager) Owned(id string) bool {
@@ -145,9 +159,10 @@ func (m *Manager) Owned(id string) bool {
 	if err != nil {
 		return false
 	}
-	switch s.record().Phase {
+	switch rec := s.record(); rec.Phase {
 	case PhaseIncoming, PhaseMoved, PhaseFailed:
 		return false
+	default:
+		return rec.Closed == ""
 	}
-	return true
 }

@@ -2,6 +2,7 @@ package vserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -136,13 +137,9 @@ func (s *server) createDisk(ctx context.Context, rec Record) error {
 }
 
 // Revive makes a server anew from a snapshot that was imported from its last backup, as the
-// host that it was on is lost: it keeps its id and is no new machine inside. term must be
-// higher than any before.
-func (m *Manager) Revive(ctx context.Context, spec Spec, snapshot string, term uint64) (View, error) {
-	c, err := m.capture(snapshot, "backup")
-	if err != nil {
-		return View{}, err
-	}
+// host that it was on is lost: it keeps its id and is no new machine inside. The snapshot
+// may still be on its way: the disk waits for it. term must be higher than any before.
+func (m *Manager) Revive(ctx context.Context, spec Spec, c Capture, term uint64) (View, error) {
 	spec.Image, spec.CloneOf, spec.RestoreFrom, spec.Disk.Size = c.Image.ID, "", "", max(spec.Disk.Size, c.Size)
 	spec = spec.WithDefaults()
 	if err := spec.Validate(); err != nil {
@@ -151,18 +148,25 @@ func (m *Manager) Revive(ctx context.Context, spec Spec, snapshot string, term u
 	m.mu.Lock()
 	if s, ok := m.servers[spec.ID]; ok {
 		m.mu.Unlock()
-		if rec := s.record(); rec.Source == snapshot {
+		switch rec := s.record(); {
+		case rec.Phase == PhaseFailed || rec.Phase == PhaseUndo:
+			if err := errors.Join(m.Delete(ctx, s.id), s.settled(ctx)); err != nil {
+				return View{}, err
+			}
+			return m.Revive(ctx, spec, c, term)
+		case rec.Source == c.ID:
 			return s.view(), nil
 		}
 		return View{}, fault.New(fault.Exists, "recover server %s: host %s has it already", spec.Name, m.cfg.Host)
 	}
 	defer m.mu.Unlock()
 	now := time.Now().UTC()
-	rec := Record{Spec: spec, Phase: PhaseCreate, Source: snapshot, Want: wanted(spec.Power, PowerRunning), Image: c.Image,
+	rec := Record{Spec: spec, Phase: PhaseCreate, Source: c.ID, Want: wanted(spec.Power, PowerRunning), Image: c.Image,
 		Generation: 1, Created: now, Booted: true, Term: term, Operation: Operation{Kind: "create", Started: now}}
 	if err := m.admit(&rec, nil); err != nil {
 		return View{}, err
 	}
+	var err error
 	if rec.IDs, err = m.freeIDs(); err != nil {
 		return View{}, err
 	}

@@ -108,10 +108,12 @@ backup {
 }
 
 # How to reach the bucket of a target "s3://backups/prefix", one block per bucket. The keys
-# are read from files that only root can read, and again whenever they change.
+# are read at the agent's start, from files that only root can read. path_style: the bucket
+# is in the path of addresses, not in the host's name, as many stores of one's own want it.
 s3 "backups" {
   endpoint        = "https://s3.example.org"
   region          = "us-east-1"
   access_key_file = "/etc/reflejo/s3-access"
   secret_key_file = "/etc/reflejo/s3-secret"
+  path_style      = false
 }

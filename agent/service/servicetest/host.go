@@ -29,9 +29,14 @@ var Began = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 // Host keeps servers, images and networks in memory. Operations on servers end at once,
 // unless Hold is called. It is safe for several goroutines.
 type Host struct {
-	name string
+	Copies *Copies // its snapshots and backups
+
+	name    string
+	network *Network
 
 	mu       sync.Mutex
+	tickets  map[string]string // → server
+	refusing string
 	servers  map[string]vserver.View
 	images   map[string]image.Info
 	networks map[string]network.View
@@ -45,10 +50,13 @@ type Host struct {
 
 // NewHost is an empty host.
 func NewHost(name string) *Host {
-	return &Host{
+	h := &Host{
 		name: name, servers: map[string]vserver.View{}, images: map[string]image.Info{},
-		networks: map[string]network.View{}, watchers: map[chan vserver.View]string{},
+		networks: map[string]network.View{}, watchers: map[chan vserver.View]string{}, tickets: map[string]string{},
 	}
+	h.Copies = NewCopies(name, nil, h.Get, func() time.Time { return Began })
+	Join(h)
+	return h
 }
 
 // Hold keeps operations that begin from now on under way until Release.
@@ -100,6 +108,9 @@ func (h *Host) finish(id string, v vserver.View) vserver.View {
 	case h.failing != "":
 		v.State = vserver.StateFailed
 		v.Operation = vserver.Operation{Kind: kind, Err: h.failing, ErrKind: fault.Internal.String(), Done: true, Started: Began}
+	case kind == "migrate":
+		v.Gone = true
+		h.network.hosts[v.MovedTo].arrive(v, h) // before it is seen to have gone
 	case kind == "delete":
 		v.Gone = true
 	}
@@ -260,7 +271,7 @@ func (h *Host) Resources() (capacity, promised, free vserver.Resources) {
 
 // Facts implements service.Host.
 func (h *Host) Facts() service.Facts {
-	return service.Facts{Name: h.name, Version: "1.2.3", Kernel: "6.1.0", CgroupMode: "unified", Architecture: "amd64", Started: Began, UnderlayAddress: "198.18.0.11"}
+	return service.Facts{Name: h.name, Version: "1.2.3", Kernel: "6.1.0", CgroupMode: "unified", Architecture: "amd64", Started: Began, UnderlayAddress: "198.18.0.11", Endpoint: ":7444"}
 }
 
 // Pool implements service.Host.

@@ -50,6 +50,7 @@ func StartWith(t testing.TB, h *Host, ca *pki.CA) *Site {
 	}})
 	s.Service = service.New(service.Config{
 		Host: h, Servers: h, Views: h, Networks: h.Networks(), Images: h.Images(), Commands: h, Consoles: h,
+		Snapshots: h.Copies, Restores: h, Backups: h.Copies.Backups(), Targets: h.Copies.Backups(), Migrations: h, Recoveries: h,
 		Credentials: own, Audit: audit, Observer: m, Metrics: m.Handler(),
 	})
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -87,6 +87,46 @@ func (p *Pool) LeavePartial(image string) {
 	p.partial[image] = true
 }
 
+// View hands a disk's folder and size to look at. Nothing changes in the pool meanwhile.
+func (p *Pool) View(id string, look func(root string, size int64, attached bool) error) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	d, err := p.find(id)
+	if err != nil {
+		return err
+	}
+	return look(p.path("disks", id), d.size, d.attached)
+}
+
+// Replace makes a disk with what fill puts into its folder, in place of the one that is
+// there. An attached one is fault.Precondition.
+func (p *Pool) Replace(id string, size int64, fill func(root string) error) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	d, more := fakeDisk{size: size}, size
+	if have := p.disks[id]; have != nil {
+		if have.attached {
+			return fault.New(fault.Precondition, "disk %s is attached", id)
+		}
+		d.image, more = have.image, size-have.size
+	}
+	if err := p.room(more); err != nil {
+		return err
+	}
+	root := p.path("disks", id)
+	if err := os.RemoveAll(root); err != nil {
+		return fmt.Errorf("replace disk %s: %w", id, err)
+	}
+	if err := os.MkdirAll(root, 0o755); err != nil {
+		return fmt.Errorf("replace disk %s: %w", id, err)
+	}
+	if err := fill(root); err != nil {
+		return fmt.Errorf("replace disk %s: %w", id, err)
+	}
+	p.disks[id] = &d
+	return nil
+}
+
 // String lists base disks and disks as an operator would see them.
 func (p *Pool) String() string {
 	p.mu.Lock()

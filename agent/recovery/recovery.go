@@ -1,0 +1,266 @@
+// Package recovery brings servers of a host that is lost for good back on another one, from
+// their last backups, and keeps what the lost host still has closed should it return.
+//
+// Whose a server is, is a claim with a term: a number that grows by one each time that a
+// host takes a server over. Claims lie where the backups do, and every host knows those of
+// its own servers. A host that was away asks for the claims of its servers before it starts
+// them ([Manager.Superseded]): first where the backups are; where that does not answer, all
+// other hosts. Only a host that nobody can tell does not start them.
+//
+//	Recover   find backup → claim → import the snapshot → vserver.Revive
+//
+// Each step may be made twice with the same result, so a request that was broken off is
+// made again.
+package recovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/reflejo/terraform-provider-reflejo/agent/backup"
+	"github.com/reflejo/terraform-provider-reflejo/agent/fault"
+	"github.com/reflejo/terraform-provider-reflejo/agent/snapshot"
+	"github.com/reflejo/terraform-provider-reflejo/agent/vserver"
+)
+
+// Backups are the backups that this host made and those at targets (backup.Manager).
+type Backups interface {
+	List(server string) []backup.View
+	Catalog(ctx context.Context, target, server string) ([]backup.Found, error)
+}
+
+// Stores opens targets (backup.Targets).
+type Stores interface {
+	Open(ctx context.Context, target string) (backup.Target, error)
+}
+
+// Snapshots imports snapshots (snapshot.Manager).
+type Snapshots interface {
+	Import(ctx context.Context, rec snapshot.Record, from snapshot.From) (snapshot.View, error)
+}
+
+// Servers are this host's servers (vserver.Manager).
+type Servers interface {
+	Revive(ctx context.Context, spec vserver.Spec, c vserver.Capture, term uint64) (vserver.View, error)
+}
+
+// Peers are the other hosts (package endpoint).
+type Peers interface {
+	// Hosts are their names.
+	Hosts() []string
+	// Term is the term of a server that a host has; 0 if it has not got it.
+	Term(ctx context.Context, host, server string) (uint64, error)
+}
+
+// Config is what a manager is made of.
+type Config struct {
+	Host      string
+	Backups   Backups
+	Stores    Stores
+	Snapshots Snapshots
+	Servers   Servers
+	Peers     Peers
+}
+
+// Manager recovers servers on one host.
+type Manager struct{ cfg Config }
+
+// NewManager makes a manager.
+func NewManager(cfg Config) *Manager { return &Manager{cfg} }
+
+// Request asks for a server of a lost host.
+type Request struct {
+	Spec     vserver.Spec // as wanted now
+	LostHost string
+	Target   string // of the backups; "" is that of the spec's policy
+	Backup   string // id; "" is the newest that can be read
+}
+
+// Recovered is a server under way, and what it starts from.
+type Recovered struct {
+	Server vserver.View
+	Backup string
+	At     time.Time // of the backup's snapshot: what was written later is lost
+}
+
+// Recover takes a server over from a host that is lost for good. It answers when the server
+// is under way. A host that is not lost, as it has the server at a higher term, is
+// fault.Aborted; no backup is fault.NotFound.
+func (m *Manager) Recover(ctx context.Context, r Request) (Recovered, error) {
+	verb := "recover server " + r.Spec.Name
+	if r.LostHost == "" || r.LostHost == m.cfg.Host {
+		return Recovered{}, fault.Field("host", "%s: host %q is the one to recover it on; name the host that is lost", verb, m.cfg.Host)
+	}
+	target := r.Target
+	if target == "" {
+		target = r.Spec.BackupPolicy.Target
+	}
+	if target == "" {
+		return Recovered{}, fault.Field("backup_policy.target", "%s: it has no backup policy; say where its backups are", verb)
+	}
+	manifest, err := m.find(ctx, target, r)
+	if err != nil {
+		return Recovered{}, fmt.Errorf("%s: %w", verb, err)
+	}
+	term, err := m.claim(ctx, target, r.Spec.ID)
+	if err != nil {
+		return Recovered{}, fmt.Errorf("%s: %w", verb, err)
+	}
+	rec := manifest.Snapshot
+	rec.ID = uuid.NewSHA1(uuid.MustParse(manifest.ID), fmt.Appendf(nil, "recover/%s/%d", m.cfg.Host, term)).String()
+	if _, err := m.cfg.Snapshots.Import(ctx, rec, snapshot.From{Target: target, Backup: manifest.ID}); err != nil {
+		return Recovered{}, fmt.Errorf("%s: %w", verb, err)
+	}
+	capture := vserver.Capture{ID: rec.ID, Server: rec.Server, Name: rec.Name, Size: rec.Size, Image: rec.Image}
+	v, err := m.cfg.Servers.Revive(ctx, r.Spec, capture, term)
+	return Recovered{Server: v, Backup: manifest.ID, At: rec.Created}, err
+}
+
+// find is the backup to start from.
+func (m *Manager) find(ctx context.Context, target string, r Request) (backup.Manifest, error) {
+	all, err := m.cfg.Backups.Catalog(ctx, target, r.Spec.ID)
+	if err != nil {
+		return backup.Manifest{}, err
+	}
+	for _, f := range slices.Backward(all) {
+		if f.Problem == "" && (r.Backup == "" || f.Backup == r.Backup) {
+			return f.Manifest, nil
+		}
+	}
+	if r.Backup != "" {
+		return backup.Manifest{}, fault.New(fault.NotFound, "target %s has no backup %s of it that can be read", target, r.Backup)
+	}
+	return backup.Manifest{}, fault.New(fault.NotFound, "target %s has no backup of it that can be read (%d that can't)", target, len(all))
+}
+
+// claim makes the server this host's where the backups are.
+func (m *Manager) claim(ctx context.Context, target, server string) (term uint64, err error) {
+	t, err := m.cfg.Stores.Open(ctx, target)
+	if err != nil {
+		return 0, err
+	}
+	was, err := backup.GetClaim(ctx, t, server)
+	switch {
+	case fault.Is(err, fault.NotFound):
+		term = 1
+	case err != nil:
+		return 0, err
+	case was.Host == m.cfg.Host:
+		return was.Generation, nil
+	default:
+		term = was.Generation + 1
+	}
+	return term, backup.PutClaim(ctx, t, backup.Claim{Server: server, Host: m.cfg.Host, Generation: term, Time: time.Now().UTC()})
+}
+
+// Superseded says which host has taken a server over from this one, "" if none has. An
+// error means that neither the places of its backups nor all other hosts have answered.
+func (m *Manager) Superseded(ctx context.Context, r vserver.Record) (string, error) {
+	targets := m.targets(r.Spec)
+	silent := error(nil)
+	for _, target := range targets {
+		host, err := m.claimed(ctx, target, r)
+		if err != nil {
+			silent = errors.Join(silent, err)
+		} else if host != "" {
+			return host, nil
+		}
+	}
+	if len(targets) > 0 && silent == nil {
+		return "", nil
+	}
+	host, err := m.askPeers(ctx, r)
+	if host != "" || err == nil || len(targets) == 0 {
+		return host, nil // who has no backups can't have been recovered, but for a manual one that went with its host
+	}
+	return "", errors.Join(silent, err)
+}
+
+// targets are where the server's backups are.
+func (m *Manager) targets(s vserver.Spec) []string {
+	var all []string
+	if t := s.BackupPolicy.Target; t != "" {
+		all = append(all, t)
+	}
+	for _, b := range m.cfg.Backups.List(s.ID) {
+		if !slices.Contains(all, b.Target) {
+			all = append(all, b.Target)
+		}
+	}
+	return all
+}
+
+func (m *Manager) claimed(ctx context.Context, target string, r vserver.Record) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	t, err := m.cfg.Stores.Open(ctx, target)
+	if err != nil {
+		return "", err
+	}
+	c, err := backup.GetClaim(ctx, t, r.Spec.ID)
+	switch {
+	case fault.Is(err, fault.NotFound):
+		return "", nil
+	case err != nil:
+		return "", err
+	case c.Host != m.cfg.Host && c.Generation > r.Term:
+		return c.Host, nil
+	}
+	return "", nil
+}
+
+// askTimeout is how long one place or host may take to answer.
+const askTimeout = 10 * time.Second
+
+func (m *Manager) askPeers(ctx context.Context, r vserver.Record) (string, error) {
+	hosts := m.cfg.Peers.Hosts()
+	if len(hosts) == 0 {
+		return "", fault.New(fault.Unavailable, "this host knows no others that it could ask")
+	}
+	var silent error
+	for _, host := range hosts {
+		asking, cancel := context.WithTimeout(ctx, askTimeout)
+		term, err := m.cfg.Peers.Term(asking, host, r.Spec.ID)
+		cancel()
+		if err != nil {
+			silent = errors.Join(silent, fmt.Errorf("ask host %s: %w", host, err))
+		} else if term > r.Term {
+			return host, nil
+		}
+	}
+	return "", silent
+}
+
+// ImportRequest asks for a snapshot that is made of a backup.
+type ImportRequest struct {
+	Snapshot string // id of the new snapshot, made by the client
+	Target   string
+	Backup   string // id
+	Name     string // of the snapshot; "" is the one that the backup was made of
+}
+
+// Import begins to make a snapshot of a backup. The same request again is the same import.
+func (m *Manager) Import(ctx context.Context, r ImportRequest) (snapshot.View, error) {
+	all, err := m.cfg.Backups.Catalog(ctx, r.Target, "")
+	if err != nil {
+		return snapshot.View{}, err
+	}
+	i := slices.IndexFunc(all, func(f backup.Found) bool { return f.Backup == r.Backup })
+	switch {
+	case i < 0:
+		return snapshot.View{}, fault.New(fault.NotFound, "import backup %s: target %s has none of this id", r.Backup, r.Target)
+	case all[i].Problem != "":
+		return snapshot.View{}, fault.New(fault.Precondition, "import backup %s: %s", r.Backup, all[i].Problem)
+	}
+	rec := all[i].Manifest.Snapshot
+	rec.ID = r.Snapshot
+	if r.Name != "" {
+		rec.Name = r.Name
+	}
+	return m.cfg.Snapshots.Import(ctx, rec, snapshot.From{Target: r.Target, Backup: r.Backup})
+}
