@@ -98,6 +98,7 @@ var span = network.Definition{ID: "77777777-0000-0000-0000-000000000001", Name: 
 	{Host: "gamma", Address: netip.MustParseAddr("192.0.2.3"), Slot: 2}}}
 
 func (w *world) close() {
+	time.Sleep(2 * time.Millisecond) // a link that is about to break does so
 	for _, h := range w.hosts {
 		h.stop()
 	}
