@@ -4,8 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -59,7 +60,7 @@ func (w *world) capture(ctx context.Context, r *report) error {
 	if _, _, err := w.booted(ctx, copiedServer); err != nil {
 		return err
 	}
-	if _, err := w.inside(ctx, copiedServer, `mkdir -p /srv; seq 1 100000 > `+orders+`; sync`); err != nil {
+	if _, err := w.inside(ctx, copiedServer, `mkdir -p /srv; seq 1 100000 > `+orders+service); err != nil {
 		return err
 	}
 	if _, took, err = w.apply(ctx, map[string]string{"release": "2-0", "backup": "true"}); err != nil {
@@ -188,7 +189,7 @@ func (w *world) move(ctx context.Context, r *report) error {
 		if err != nil {
 			return err
 		}
-		r.check(has && now == address, "on %s after %.1f s, with its data and its address; it did not answer for %.1f s, its own stop and boot included",
+		r.check(has && now == address, "on %s after %.1f s, with its data and its address; its service did not answer for %.1f s, its own stop and boot included",
 			host, took.Seconds(), outage.Seconds())
 	}
 	empty, err := w.planIsEmpty(ctx)
@@ -196,19 +197,52 @@ func (w *world) move(ctx context.Context, r *report) error {
 	return err
 }
 
-// watch asks over and over, from a host on the server's network, whether the server answers,
-// until the returned function is called, which says for how long it did not.
+// service makes the server answer on a port, with what its orders come to.
+const service = `
+cat > /etc/systemd/system/orders.socket <<END
+[Socket]
+ListenStream=7000
+Accept=yes
+[Install]
+WantedBy=sockets.target
+END
+cat > /etc/systemd/system/orders@.service <<END
+[Service]
+ExecStart=/usr/bin/wc -l ` + orders + `
+StandardOutput=socket
+END
+systemctl enable --now orders.socket 2>/dev/null; sync`
+
+// ask gets an answer from the service, from a host on the server's network.
+func ask(host *testbed.Host, address string) error {
+	return testbed.Inside(host.Netns(), "", func() error {
+		c, err := net.DialTimeout("tcp", address+":7000", time.Second)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(time.Second))
+		answer, err := io.ReadAll(c)
+		if err == nil && !strings.HasPrefix(string(answer), "100000 ") {
+			err = fmt.Errorf("it answers %q", answer)
+		}
+		return err
+	})
+}
+
+// watch asks the service over and over until the returned function is called, which waits
+// for one more answer and says for how long there was none.
 func watch(ctx context.Context, host *testbed.Host, address string) (outage func() time.Duration) {
 	ctx, cancel := context.WithCancel(ctx)
 	var longest time.Duration
 	var done sync.WaitGroup
 	done.Go(func() {
 		last := time.Now()
-		for ctx.Err() == nil {
-			if exec.CommandContext(ctx, "nsenter", "--net="+host.Netns(), "--", "ping", "-n", "-q", "-c1", "-W1", address).Run() == nil {
+		for answered := false; ctx.Err() == nil || !answered && time.Since(last) < time.Minute; {
+			if answered = ask(host, address) == nil; answered {
 				longest, last = max(longest, time.Since(last)), time.Now()
 			}
-			pause(ctx, 50*time.Millisecond)
+			pause(context.WithoutCancel(ctx), 20*time.Millisecond)
 		}
 	})
 	return func() time.Duration {
