@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -46,6 +47,9 @@ type Snapshots interface {
 
 // Servers are this host's servers (vserver.Manager).
 type Servers interface {
+	// Owned says whether this host has a server; Term is the term in which it does.
+	Owned(id string) bool
+	Term(id string) uint64
 	Revive(ctx context.Context, spec vserver.Spec, c vserver.Capture, term uint64) (vserver.View, error)
 }
 
@@ -68,10 +72,13 @@ type Config struct {
 }
 
 // Manager recovers servers on one host.
-type Manager struct{ cfg Config }
+type Manager struct {
+	cfg      Config
+	claiming sync.Mutex
+}
 
 // NewManager makes a manager.
-func NewManager(cfg Config) *Manager { return &Manager{cfg} }
+func NewManager(cfg Config) *Manager { return &Manager{cfg: cfg} }
 
 // Request asks for a server of a lost host.
 type Request struct {
@@ -103,16 +110,21 @@ func (m *Manager) Recover(ctx context.Context, r Request) (Recovered, error) {
 	if target == "" {
 		return Recovered{}, fault.Field("backup_policy.target", "%s: it has no backup policy; say where its backups are", verb)
 	}
-	manifest, err := m.find(ctx, target, r)
+	manifest, known, err := m.find(ctx, target, r)
 	if err != nil {
 		return Recovered{}, fmt.Errorf("%s: %w", verb, err)
 	}
-	term, err := m.claim(ctx, target, r.Spec.ID)
-	if err != nil {
-		return Recovered{}, fmt.Errorf("%s: %w", verb, err)
+	// Between a claim and the record that it is for nobody else may claim the server.
+	m.claiming.Lock()
+	defer m.claiming.Unlock()
+	term := m.cfg.Servers.Term(r.Spec.ID)
+	if !m.cfg.Servers.Owned(r.Spec.ID) { // else this is the same request again, or will be refused
+		if term, err = m.raise(ctx, r.Spec.ID, known, target, r.Spec.BackupPolicy.Target); err != nil {
+			return Recovered{}, fmt.Errorf("%s: %w", verb, err)
+		}
 	}
 	rec := manifest.Snapshot
-	rec.ID = uuid.NewSHA1(uuid.MustParse(manifest.ID), fmt.Appendf(nil, "recover/%s/%d", m.cfg.Host, term)).String()
+	rec.ID = uuid.NewSHA1(uuid.MustParse(manifest.ID), []byte("recover/"+m.cfg.Host)).String()
 	if _, err := m.cfg.Snapshots.Import(ctx, rec, snapshot.From{Target: target, Backup: manifest.ID}); err != nil {
 		return Recovered{}, fmt.Errorf("%s: %w", verb, err)
 	}
@@ -121,41 +133,60 @@ func (m *Manager) Recover(ctx context.Context, r Request) (Recovered, error) {
 	return Recovered{Server: v, Backup: manifest.ID, At: rec.Created}, err
 }
 
-// find is the backup to start from.
-func (m *Manager) find(ctx context.Context, target string, r Request) (backup.Manifest, error) {
+// find is the backup to start from, and the highest term that the backups know of.
+func (m *Manager) find(ctx context.Context, target string, r Request) (found backup.Manifest, term uint64, err error) {
 	all, err := m.cfg.Backups.Catalog(ctx, target, r.Spec.ID)
 	if err != nil {
-		return backup.Manifest{}, err
+		return found, 0, err
 	}
-	for _, f := range slices.Backward(all) {
+	for _, f := range all { // the newest comes last
+		term = max(term, f.Manifest.Snapshot.Term)
 		if f.Problem == "" && (r.Backup == "" || f.Backup == r.Backup) {
-			return f.Manifest, nil
+			found = f.Manifest
 		}
 	}
-	if r.Backup != "" {
-		return backup.Manifest{}, fault.New(fault.NotFound, "target %s has no backup %s of it that can be read", target, r.Backup)
+	switch {
+	case found.ID != "":
+		return found, term, nil
+	case r.Backup != "":
+		return found, 0, fault.New(fault.NotFound, "target %s has no backup %s of it that can be read", target, r.Backup)
 	}
-	return backup.Manifest{}, fault.New(fault.NotFound, "target %s has no backup of it that can be read (%d that can't)", target, len(all))
+	return found, 0, fault.New(fault.NotFound, "target %s has no backup of it that can be read (%d that can't)", target, len(all))
 }
 
-// claim makes the server this host's where the backups are.
-func (m *Manager) claim(ctx context.Context, target, server string) (term uint64, err error) {
-	t, err := m.cfg.Stores.Open(ctx, target)
-	if err != nil {
-		return 0, err
+// raise makes the server this host's where its backups are, in a term that is higher than
+// known and than any that was claimed there. So is a claim that was this host's own before:
+// the server may have moved on in that term, and whoever has it then could not tell the new
+// claim from the old one.
+//
+// The first target must take the claim. The others may be lost as the host is: that they
+// can't be reached keeps nobody from a recovery.
+func (m *Manager) raise(ctx context.Context, server string, known uint64, targets ...string) (uint64, error) {
+	var open []backup.Target
+	for i, name := range targets {
+		if name == "" || slices.Contains(targets[:i], name) {
+			continue
+		}
+		t, err := m.cfg.Stores.Open(ctx, name)
+		if err == nil {
+			var was backup.Claim
+			if was, err = backup.GetClaim(ctx, t, server); fault.Is(err, fault.NotFound) {
+				err = nil
+			}
+			known = max(known, was.Generation)
+		}
+		if err == nil {
+			open = append(open, t)
+		} else if i == 0 {
+			return 0, err
+		}
 	}
-	was, err := backup.GetClaim(ctx, t, server)
-	switch {
-	case fault.Is(err, fault.NotFound):
-		term = 1
-	case err != nil:
-		return 0, err
-	case was.Host == m.cfg.Host:
-		return was.Generation, nil
-	default:
-		term = was.Generation + 1
+	for _, t := range open {
+		if err := backup.PutClaim(ctx, t, backup.Claim{Server: server, Host: m.cfg.Host, Generation: known + 1, Time: time.Now().UTC()}); err != nil {
+			return 0, err
+		}
 	}
-	return term, backup.PutClaim(ctx, t, backup.Claim{Server: server, Host: m.cfg.Host, Generation: term, Time: time.Now().UTC()})
+	return known + 1, nil
 }
 
 // Superseded says which host has taken a server over from this one, "" if none has. An
