@@ -32,6 +32,7 @@ type world struct {
 	mu     sync.Mutex
 	events int // writes of records and frames so far
 	faults map[int]faultKind
+	lose   int // event at which beta is lost, with all that it is; 0 for none
 	cuts   []func()
 	log    []string
 	truth  content // what the server's disk should hold
@@ -121,6 +122,7 @@ func (h *host) start() {
 		h.w.t.Fatal(err)
 	}
 	config.Segments = h.network
+	config.Superseded = h.superseded
 	if h.servers, err = vserver.NewManager(config); err != nil {
 		h.w.t.Fatal(err)
 	}
@@ -158,6 +160,13 @@ func (h *host) die() {
 	}
 }
 
+// lost is die for a host whose agent nobody starts again.
+func (h *host) lost() {
+	h.alive = false
+	h.pool.crash()
+	h.w.cutAll()
+}
+
 func (w *world) cutAll() {
 	for _, cut := range w.cuts {
 		cut()
@@ -170,6 +179,9 @@ func (w *world) event(text string) (faultKind, bool) {
 	w.events++
 	w.log = append(w.log, fmt.Sprintf("%d %s", w.events, text))
 	w.check()
+	if w.events == w.lose {
+		w.hosts["beta"].lost()
+	}
 	k, ok := w.faults[w.events]
 	return k, ok
 }

@@ -181,7 +181,7 @@ func TestCutUpload(t *testing.T) {
 		return backUp(t.Context(), target, m)
 	}, func(error) {
 		eventually(t, func() error { // the store goes on where it was left
-			up, err := good.Append(t.Context(), ref(m), m.Snapshot.Size)
+			up, err := good.Append(t.Context(), ref(m), backup.MostBytes(m.Snapshot.Size))
 			if fault.Is(err, fault.Exists) {
 				return nil
 			}

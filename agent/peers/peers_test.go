@@ -97,7 +97,7 @@ func ref(m backup.Manifest) backup.Ref {
 
 // backUp makes a backup of m's chunks complete, from where it was left.
 func backUp(ctx context.Context, target backup.Target, m backup.Manifest) error {
-	up, err := target.Append(ctx, ref(m), m.Snapshot.Size)
+	up, err := target.Append(ctx, ref(m), backup.MostBytes(m.Snapshot.Size))
 	if fault.Is(err, fault.Exists) {
 		return nil
 	}

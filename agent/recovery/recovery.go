@@ -8,6 +8,7 @@
 // other hosts. Only a host that nobody can tell does not start them.
 //
 //	Recover   find backup → claim → import the snapshot → vserver.Revive
+//	          or, where it was being handed over to the lost host: claim → migrate's Reclaim
 //
 // Each step may be made twice with the same result, so a request that was broken off is
 // made again.
@@ -15,7 +16,6 @@ package recovery
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -50,7 +50,16 @@ type Servers interface {
 	// Owned says whether this host has a server; Term is the term in which it does.
 	Owned(id string) bool
 	Term(id string) uint64
+	Get(idOrName string) (vserver.View, error)
 	Revive(ctx context.Context, spec vserver.Spec, c vserver.Capture, term uint64) (vserver.View, error)
+}
+
+// Moves are those of servers from and to this host (migrate.Manager).
+type Moves interface {
+	// Reclaim takes a server back that was being handed over to a host that is lost.
+	Reclaim(ctx context.Context, server, lost string, term uint64) error
+	// Awaits names the host that a server came from and that may still take it back.
+	Awaits(server string) string
 }
 
 // Peers are the other hosts (package endpoint).
@@ -68,6 +77,7 @@ type Config struct {
 	Stores    Stores
 	Snapshots Snapshots
 	Servers   Servers
+	Moves     Moves
 	Peers     Peers
 }
 
@@ -91,7 +101,7 @@ type Request struct {
 // Recovered is a server under way, and what it starts from.
 type Recovered struct {
 	Server vserver.View
-	Backup string
+	Backup string    // "" if it was taken back, as it is
 	At     time.Time // of the backup's snapshot: what was written later is lost
 }
 
@@ -102,6 +112,9 @@ func (m *Manager) Recover(ctx context.Context, r Request) (Recovered, error) {
 	verb := "recover server " + r.Spec.Name
 	if r.LostHost == "" || r.LostHost == m.cfg.Host {
 		return Recovered{}, fault.Field("host", "%s: host %q is the one to recover it on; name the host that is lost", verb, m.cfg.Host)
+	}
+	if v, err := m.cfg.Servers.Get(r.Spec.ID); err == nil && v.Leaving != "" {
+		return m.reclaim(ctx, v, r.LostHost)
 	}
 	target := r.Target
 	if target == "" {
@@ -131,6 +144,34 @@ func (m *Manager) Recover(ctx context.Context, r Request) (Recovered, error) {
 	capture := vserver.Capture{ID: rec.ID, Server: rec.Server, Name: rec.Name, Size: rec.Size, Image: rec.Image}
 	v, err := m.cfg.Servers.Revive(ctx, r.Spec, capture, term)
 	return Recovered{Server: v, Backup: manifest.ID, At: rec.Created}, err
+}
+
+// reclaim takes a server back that was being handed over to the lost host. It is as it was,
+// and needs no backup.
+func (m *Manager) reclaim(ctx context.Context, v vserver.View, lost string) (Recovered, error) {
+	id, verb := v.Spec.ID, "take server "+v.Spec.Name+" back"
+	if v.Leaving != lost {
+		return Recovered{}, fault.New(fault.Precondition, "%s: it is being handed over to host %s, not to host %s", verb, v.Leaving, lost)
+	}
+	m.claiming.Lock()
+	defer m.claiming.Unlock()
+	here, targets := m.cfg.Servers.Term(id), m.targets(v.Spec)
+	for _, target := range targets {
+		if host, _ := m.claimed(ctx, target, vserver.Record{Spec: v.Spec, Term: here}); host != "" {
+			return Recovered{}, fault.New(fault.Aborted, "%s: host %s has taken it over", verb, host)
+		}
+	}
+	// The backups may be lost with the host, so none of their places has to take the claim:
+	// what the lost host asks should it return is this host (see Superseded).
+	term, err := m.raise(ctx, id, here, append([]string{""}, targets...)...)
+	if err != nil {
+		return Recovered{}, fmt.Errorf("%s: %w", verb, err)
+	}
+	if err := m.cfg.Moves.Reclaim(ctx, id, lost, term); err != nil {
+		return Recovered{}, fmt.Errorf("%s: %w", verb, err)
+	}
+	v, err = m.cfg.Servers.Get(id)
+	return Recovered{Server: v}, err
 }
 
 // find is the backup to start from, and the highest term that the backups know of.
@@ -187,84 +228,6 @@ func (m *Manager) raise(ctx context.Context, server string, known uint64, target
 		}
 	}
 	return known + 1, nil
-}
-
-// Superseded says which host has taken a server over from this one, "" if none has. An
-// error means that neither the places of its backups nor all other hosts have answered.
-func (m *Manager) Superseded(ctx context.Context, r vserver.Record) (string, error) {
-	targets := m.targets(r.Spec)
-	silent := error(nil)
-	for _, target := range targets {
-		host, err := m.claimed(ctx, target, r)
-		if err != nil {
-			silent = errors.Join(silent, err)
-		} else if host != "" {
-			return host, nil
-		}
-	}
-	if len(targets) > 0 && silent == nil {
-		return "", nil
-	}
-	host, err := m.askPeers(ctx, r)
-	if host != "" || err == nil || len(targets) == 0 {
-		return host, nil // who has no backups can't have been recovered, but for a manual one that went with its host
-	}
-	return "", errors.Join(silent, err)
-}
-
-// targets are where the server's backups are.
-func (m *Manager) targets(s vserver.Spec) []string {
-	var all []string
-	if t := s.BackupPolicy.Target; t != "" {
-		all = append(all, t)
-	}
-	for _, b := range m.cfg.Backups.List(s.ID) {
-		if !slices.Contains(all, b.Target) {
-			all = append(all, b.Target)
-		}
-	}
-	return all
-}
-
-func (m *Manager) claimed(ctx context.Context, target string, r vserver.Record) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	t, err := m.cfg.Stores.Open(ctx, target)
-	if err != nil {
-		return "", err
-	}
-	c, err := backup.GetClaim(ctx, t, r.Spec.ID)
-	switch {
-	case fault.Is(err, fault.NotFound):
-		return "", nil
-	case err != nil:
-		return "", err
-	case c.Host != m.cfg.Host && c.Generation > r.Term:
-		return c.Host, nil
-	}
-	return "", nil
-}
-
-// askTimeout is how long one place or host may take to answer.
-const askTimeout = 10 * time.Second
-
-func (m *Manager) askPeers(ctx context.Context, r vserver.Record) (string, error) {
-	hosts := m.cfg.Peers.Hosts()
-	if len(hosts) == 0 {
-		return "", fault.New(fault.Unavailable, "this host knows no others that it could ask")
-	}
-	var silent error
-	for _, host := range hosts {
-		asking, cancel := context.WithTimeout(ctx, askTimeout)
-		term, err := m.cfg.Peers.Term(asking, host, r.Spec.ID)
-		cancel()
-		if err != nil {
-			silent = errors.Join(silent, fmt.Errorf("ask host %s: %w", host, err))
-		} else if term > r.Term {
-			return host, nil
-		}
-	}
-	return "", silent
 }
 
 // ImportRequest asks for a snapshot that is made of a backup.

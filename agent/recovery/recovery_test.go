@@ -40,12 +40,15 @@ type world struct {
 	from     snapshot.From
 	fail     error // of the next import
 
+	reclaimed map[string]uint64 // server → term
+	awaits    string
+
 	terms map[string]uint64 // by host
 }
 
 func newWorld(t *testing.T) *world {
-	w := &world{dir: t.TempDir(), silent: map[string]error{}, before: map[string]func(){}, here: map[string]vserver.Record{}, terms: map[string]uint64{}}
-	w.m = NewManager(Config{Host: "beta", Backups: w, Stores: w, Snapshots: w, Servers: w, Peers: peers{w}})
+	w := &world{dir: t.TempDir(), silent: map[string]error{}, before: map[string]func(){}, here: map[string]vserver.Record{}, terms: map[string]uint64{}, reclaimed: map[string]uint64{}}
+	w.m = NewManager(Config{Host: "beta", Backups: w, Stores: w, Snapshots: w, Servers: w, Moves: w, Peers: peers{w}})
 	return w
 }
 
@@ -88,6 +91,23 @@ func (w *world) Import(_ context.Context, rec snapshot.Record, from snapshot.Fro
 
 func (w *world) Owned(id string) bool  { _, ok := w.here[id]; return ok }
 func (w *world) Term(id string) uint64 { return w.here[id].Term }
+
+func (w *world) Get(id string) (vserver.View, error) {
+	rec, ok := w.here[id]
+	if !ok {
+		return vserver.View{}, fault.New(fault.NotFound, "it is not here")
+	}
+	return vserver.View{Spec: rec.Spec, Leaving: rec.Leaving}, nil
+}
+
+func (w *world) Awaits(string) string { return w.awaits }
+func (w *world) Reclaim(_ context.Context, server, lost string, term uint64) error {
+	rec := w.here[server]
+	rec.Leaving, rec.Term = "", term
+	w.here[server] = rec
+	w.reclaimed[server+" "+lost] = term
+	return nil
+}
 
 func (w *world) Revive(_ context.Context, spec vserver.Spec, c vserver.Capture, term uint64) (vserver.View, error) {
 	if rec, ok := w.here[spec.ID]; ok && rec.Source != c.ID {
@@ -325,10 +345,14 @@ func TestSuperseded(t *testing.T) {
 			w.silent[first], w.silent["alpha"] = away, away
 			w.terms["alpha"], w.terms["gamma"] = 0, 3
 		}, "gamma", false},
-		"silent, no peers":          {[]string{first}, func(w *world, _ *testing.T, _ string) { w.silent[first] = away }, "", true},
-		"the claim can't be read":   {[]string{first}, func(w *world, t *testing.T, s string) { w.scribble(t, first, s) }, "", true},
-		"no targets":                {nil, func(w *world, _ *testing.T, _ string) { w.terms["alpha"], w.silent["alpha"] = 0, away }, "", false},
-		"no targets, a peer has it": {nil, func(w *world, _ *testing.T, _ string) { w.terms["gamma"] = 3 }, "gamma", false},
+		"silent, no peers":                 {[]string{first}, func(w *world, _ *testing.T, _ string) { w.silent[first] = away }, "", true},
+		"the claim can't be read":          {[]string{first}, func(w *world, t *testing.T, s string) { w.scribble(t, first, s) }, "", true},
+		"its source knows nobody":          {[]string{first}, func(w *world, _ *testing.T, _ string) { w.awaits, w.terms["alpha"] = "alpha", 2 }, "", false},
+		"its source took it back":          {[]string{first}, func(w *world, _ *testing.T, _ string) { w.awaits, w.terms["alpha"] = "alpha", 3 }, "alpha", false},
+		"its source is silent":             {[]string{first}, func(w *world, _ *testing.T, _ string) { w.awaits, w.silent["alpha"] = "alpha", away }, "", true},
+		"its source is silent, no targets": {nil, func(w *world, _ *testing.T, _ string) { w.awaits, w.silent["alpha"] = "alpha", away }, "", true},
+		"no targets":                       {nil, func(w *world, _ *testing.T, _ string) { w.terms["alpha"], w.silent["alpha"] = 0, away }, "", false},
+		"no targets, a peer has it":        {nil, func(w *world, _ *testing.T, _ string) { w.terms["gamma"] = 3 }, "gamma", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w, spec := newWorld(t), web()
@@ -378,5 +402,44 @@ func TestImport(t *testing.T) {
 	w.silent[first] = away
 	if _, err := w.m.Import(t.Context(), ImportRequest{Snapshot: id, Target: first, Backup: good}); !fault.Is(err, fault.Unavailable) {
 		t.Errorf("the target is away: %v", err)
+	}
+}
+
+// A server that was being handed over to the lost host is taken back as it is, without a
+// backup, in a higher term, which is claimed wherever that is possible.
+func TestRecoverTakesBack(t *testing.T) {
+	for name, c := range map[string]struct {
+		prepare func(w *world, t *testing.T, server string)
+		want    uint64 // 0: another host has it
+	}{
+		"nobody ever took it over":     {nil, 3},
+		"a claim of its own is higher": {func(w *world, t *testing.T, s string) { w.claim(t, first, s, "beta", 5) }, 6},
+		"an old claim of another":      {func(w *world, t *testing.T, s string) { w.claim(t, first, s, "gamma", 2) }, 3},
+		"another has it":               {func(w *world, t *testing.T, s string) { w.claim(t, first, s, "gamma", 3) }, 0},
+		"its target is lost too":       {func(w *world, _ *testing.T, _ string) { w.silent[first] = away }, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, spec := newWorld(t), web()
+			w.here[spec.ID] = vserver.Record{Spec: spec, Term: 2, Leaving: "alpha"}
+			if c.prepare != nil {
+				c.prepare(w, t, spec.ID)
+			}
+			if _, err := w.m.Recover(t.Context(), Request{Spec: spec, LostHost: "gamma"}); !fault.Is(err, fault.Precondition) {
+				t.Errorf("another host is lost: %v", err)
+			}
+			r, err := w.m.Recover(t.Context(), Request{Spec: spec, LostHost: "alpha"})
+			if c.want == 0 {
+				if !fault.Is(err, fault.Aborted) || len(w.reclaimed) > 0 {
+					t.Errorf("%v, want Aborted", err)
+				}
+				return
+			}
+			if err != nil || r.Backup != "" || !r.At.IsZero() || r.Server.Leaving != "" || w.reclaimed[spec.ID+" alpha"] != c.want {
+				t.Fatalf("%+v, %v, %v", r, err, w.reclaimed)
+			}
+			if got := w.claimed(t, first, spec.ID); w.silent[first] == nil && (got.Host != "beta" || got.Generation != c.want) {
+				t.Errorf("claimed %+v", got)
+			}
+		})
 	}
 }
