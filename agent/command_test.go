@@ -218,7 +218,8 @@ func TestTranscripts(t *testing.T) {
 		h.backup("alpha", h.snapshot("alpha", "web", "second", 12), "host:beta", 22)
 		h.hosts["beta"].AddImage("debian")
 		h.env[api.EnvHosts] = "beta=" + h.sites["beta"].Address
-		h.transcript("recovered", "server recover web --lost alpha --on beta --target host:beta --backup first --yes -o json")
+		h.transcript("recovered", "server recover web --lost alpha --on beta --target host:beta --backup first --yes -o json",
+			"backup delete second", "backup delete first --target host:beta", "backup delete second --target host:beta", "backup verify first --target host:beta", "backup list --target host:beta")
 	})
 	t.Run("moves", func(t *testing.T) {
 		t.Parallel()

@@ -102,10 +102,10 @@ func (b Backups) Watch(_ context.Context, id string) (<-chan backup.View, error)
 }
 
 // Delete implements service.Backups.
-func (b Backups) Delete(_ context.Context, id string) error {
+func (b Backups) Delete(_ context.Context, target, id string) error {
 	b.c.shelf.mu.Lock()
 	defer b.c.shelf.mu.Unlock()
-	if v, ok := b.c.shelf.backups[id]; !ok || !b.reach(v) {
+	if v, ok := b.c.shelf.backups[id]; !ok || !b.reach(v) || target == "" && v.Host != b.c.host || target != "" && v.Target != target {
 		return fault.New(fault.NotFound, "backup %q: host %s knows none of this id", id, b.c.host)
 	}
 	for _, other := range b.c.shelf.backups {
