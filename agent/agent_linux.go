@@ -318,7 +318,7 @@ func (ag *agent) openManagers(context.Context) error {
 	if err := ag.openBackups(); err != nil {
 		return err
 	}
-	ag.metrics = metrics.New(metrics.Config{Version: versionText(), Servers: ag.servers, Snapshots: ag.snapshots, Policies: ag.policies, Host: ag.hostMetrics, Log: ag.log.Named("metrics")})
+	ag.metrics = metrics.New(metrics.Config{Version: versionText(), Servers: ag.servers, Snapshots: ag.snapshots, Policies: ag.policies, Backups: ag.backups, Host: ag.hostMetrics, Log: ag.log.Named("metrics")})
 	return nil
 }
 

@@ -31,7 +31,7 @@ var arrows = map[string]struct {
 
 	// Row 3: requests in, domain calls out.
 	"service": {"api backup fault image migrate network pki recovery schedule snapshot store units vserver", "the service translates; what it may touch is the domain, never the kernel"},
-	"metrics": {"fault image network snapshot vserver", "metrics are read from the domain, so that fakes can be measured too"},
+	"metrics": {"backup fault image network snapshot vserver", "metrics are read from the domain, so that fakes can be measured too"},
 
 	// Row 2: edges. They know the domain's types; the domain does not know them, and they
 	// do not know each other.

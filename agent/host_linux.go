@@ -119,6 +119,8 @@ func (ag *agent) Pool(context.Context) (service.Pool, error) {
 //	CertificateEnds        the agent's certificate ends within 30 days
 //	StrangeServers         there is something of servers that the state does not know
 //	StrangeSnapshots       the pool holds snapshots that the agent's state does not know
+//	BackupFailing          the last run of a server's backup policy failed
+//	SnapshotPolicyFailing  the last run of a server's snapshot policy failed
 //	BufferedWritesUnbound  cgroup v1: disk rates bind direct writes only
 //	ForwardingDropped      another program's firewall drops servers' traffic
 //
@@ -140,6 +142,7 @@ func (ag *agent) Conditions(context.Context) []service.Condition {
 	if ids := ag.snapshots.Unknown(); len(ids) > 0 {
 		add(service.SeverityWarning, "StrangeSnapshots", "there are snapshots in the pool that this agent's state does not know, it leaves them alone: %s", strings.Join(ids, ", "))
 	}
+	all = append(all, ag.policyConditions()...)
 	if !ag.limits.Unified() {
 		add(service.SeverityInfo, "BufferedWritesUnbound", "this host is on cgroup v1: disk rates bind direct and synchronous writes only; boot with systemd.unified_cgroup_hierarchy=1 to bind all")
 	}

@@ -27,7 +27,11 @@ type Run struct {
 	Schedule string
 	Target   string
 	Last     time.Time // the last run began, or the policy was set
-	Err      string    // of the last run, "" if it succeeded or is under way
+	// Tried is when the last run began, Succeeded when the last one did that made a backup:
+	// zero if there was none. Err is why the last one that is over failed, "" if it did not.
+	Tried     time.Time
+	Succeeded time.Time
+	Err       string
 	// Snapshot and Backup are those of the run that is under way, persisted before anything
 	// is done for it, so that a killed agent goes on with the same; "" if none is.
 	Snapshot string
@@ -162,7 +166,7 @@ func (m *Manager) due(id string, policy vserver.BackupPolicy, now time.Time) (bo
 		r.working = true
 		return true, nil
 	case schedule.Due(s, r.Last, now):
-		next.Last, next.Snapshot, next.Backup, next.Target = now, uuid.NewString(), uuid.NewString(), policy.Target
+		next.Last, next.Tried, next.Snapshot, next.Backup, next.Target = now, now, uuid.NewString(), uuid.NewString(), policy.Target
 	default:
 		return false, nil
 	}
@@ -194,7 +198,7 @@ func (m *Manager) runPolicy(ctx context.Context, id string, policy vserver.Backu
 		m.cfg.Log.Error("backup policy failed", "server", id, "error", err)
 		err = errors.Join(err, m.discard(ctx, r))
 	} else {
-		done.Base = r.Snapshot
+		done.Base, done.Succeeded = r.Snapshot, r.Tried
 		if !policy.Incremental {
 			done.Base = ""
 			err = m.cfg.Snapshots.Drop(ctx, r.Snapshot)

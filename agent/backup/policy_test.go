@@ -140,7 +140,7 @@ func TestPolicyRunFails(t *testing.T) {
 		defer a.Close()
 		a.stores.set(100, fault.New(fault.Exhausted, "it is full"))
 		time.Sleep(time.Until(time.Now().Truncate(time.Hour).Add(90 * time.Minute)))
-		if run := a.Runs()[h.server]; !strings.Contains(run.Err, "full") || run.Backup != "" {
+		if run := a.Runs()[h.server]; !strings.Contains(run.Err, "full") || run.Backup != "" || run.Tried.IsZero() || !run.Succeeded.IsZero() {
 			t.Errorf("%+v", run)
 		}
 		if left, err := os.ReadDir(a.dir); err != nil || len(left) != 0 || len(a.List("")) != 0 || h.count() != 0 {
@@ -148,7 +148,7 @@ func TestPolicyRunFails(t *testing.T) {
 		}
 		a.stores.set(-1, nil)
 		time.Sleep(time.Hour)
-		if run := a.Runs()[h.server]; run.Err != "" || len(ready(t, a, h.server)) != 1 {
+		if run := a.Runs()[h.server]; run.Err != "" || len(ready(t, a, h.server)) != 1 || run.Tried.IsZero() || !run.Succeeded.Equal(run.Tried) {
 			t.Errorf("%+v", run)
 		}
 	})

@@ -47,6 +47,7 @@ type Config struct {
 	Servers   Servers
 	Snapshots Snapshots // nil: none
 	Policies  Policies  // nil: none
+	Backups   Backups   // nil: none
 	Host      func(ctx context.Context) (Host, error)
 	Log       hclog.Logger // nil: none
 }
