@@ -3,6 +3,7 @@
 package provider
 
 import (
+	"context"
 	"errors"
 	"regexp"
 	"strings"
@@ -245,6 +246,28 @@ func TestServerRecovered(t *testing.T) {
 		resource.TestStep{Config: lost + server("host = \"beta\"\nprocesses = 99\n"+policy), ConfigPlanChecks: emptyPlan},
 		// The old host is back with its copy: it is not looked at, and the plan stays empty.
 		resource.TestStep{PreConfig: alpha.start, Config: lost + server("host = \"beta\"\nprocesses = 99\n"+policy), ConfigPlanChecks: emptyPlan},
+	)
+}
+
+// A server that was being handed over to a host that is lost is taken back where it is.
+func TestServerTakenBack(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "alpha", "beta")
+	alpha := w.hosts["alpha"]
+	lost := "provider \"reflejo\" {\n  lost_hosts = [\"beta\"]\n}\n"
+	w.run(
+		resource.TestStep{Config: server(`host = "alpha"`)},
+		resource.TestStep{PreConfig: func() {
+			w.hosts["beta"].stop()
+			must(t, alpha.servers.Hold(t.Context(), "a", "migrate", func(ctx context.Context, h *vserver.Held) error {
+				return errors.Join(h.Down(ctx), h.Leave("beta"))
+			}))
+		}, Config: lost + server("host = \"alpha\"\nprocesses = 99"), ConfigPlanChecks: planned(plancheck.ResourceActionUpdate),
+			Check: where("it does not run on alpha", func() bool {
+				v, err := alpha.servers.Get("a")
+				return err == nil && v.State == vserver.StateRunning && v.Spec.Processes == 99 && v.Leaving == ""
+			})},
+		resource.TestStep{Config: lost + server("host = \"alpha\"\nprocesses = 99"), ConfigPlanChecks: emptyPlan},
 	)
 }
 

@@ -146,6 +146,10 @@ func (m mover) carry(ctx context.Context, held *vserver.Held, to *testHost) erro
 
 // Recover makes a server anew; its disk is as new as those of other tests.
 func (m mover) Recover(ctx context.Context, r recovery.Request) (recovery.Recovered, error) {
+	if v, err := m.h.servers.Get(r.Spec.ID); err == nil && v.Leaving == r.LostHost {
+		v, err := m.h.servers.Reclaim(ctx, r.Spec.ID, r.LostHost, 1)
+		return recovery.Recovered{Server: v}, err
+	}
 	target := r.Target
 	if target == "" {
 		target = r.Spec.BackupPolicy.Target

@@ -207,6 +207,9 @@ func (r *serverResource) arrive(ctx context.Context, plan, state serverModel, st
 		h, s, err = r.recover(ctx, plan.Host, state.Host.ValueString(), spec)
 		return h, s, true, err
 	}
+	if err == nil {
+		s, err = r.hosts.takeBack(ctx, h, s)
+	}
 	if err != nil || stays || !isSet(plan.Host) || h.name == plan.Host.ValueString() {
 		return h, s, false, err
 	}

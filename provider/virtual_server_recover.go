@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
 	"github.com/hashicorp/terraform-plugin-framework/types"
 
@@ -90,4 +91,29 @@ func newest(backups []*reflejov1.Backup) (last *reflejov1.Backup) {
 		}
 	}
 	return last
+}
+
+// stranded tells of a server that was being handed over to a host that is lost for good.
+func (h *hosts) stranded(at string, s *reflejov1.Server) (diags diag.Diagnostics) {
+	to, name := s.GetLeaving(), s.GetSpec().GetName()
+	if to == "" || !h.lost[to] {
+		return nil
+	}
+	diags.AddAttributeWarning(path.Root("host"), fmt.Sprintf("Server %s waits for a lost host", name), fmt.Sprintf(
+		"Attribute host: server %s was being handed over from %s to %s, which is in the provider's lost_hosts, and runs on neither until that is decided. "+
+			"The next change of it takes it back on %s as it is; so does `reflejo server recover %s --lost %s --on %s`.", name, at, to, at, name, to, at))
+	return diags
+}
+
+// takeBack lets a stranded server run again where it is.
+func (h *hosts) takeBack(ctx context.Context, at *host, s *reflejov1.Server) (*reflejov1.Server, error) {
+	lost := s.GetLeaving()
+	if lost == "" || !h.lost[lost] {
+		return s, nil
+	}
+	resp, _, err := persist(ctx, at, at.Servers.RecoverServer, &reflejov1.RecoverServerRequest{Spec: s.GetSpec(), LostHost: lost}, 6)
+	if err != nil {
+		return s, err
+	}
+	return at.settle(ctx, resp.GetServer())
 }

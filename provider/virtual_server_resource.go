@@ -181,6 +181,7 @@ func (r *serverResource) Read(ctx context.Context, req resource.ReadRequest, res
 		resp.Diagnostics.Append(stale(fmt.Sprintf("Server %s", state.Name.ValueString()), state.Host.ValueString(), err))
 		return
 	}
+	resp.Diagnostics.Append(r.hosts.stranded(h.name, server)...)
 	resp.Diagnostics.Append(state.refresh(ctx, server, h.knowsNetwork(ctx))...)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &state)...)
 }
