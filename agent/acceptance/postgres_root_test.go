@@ -15,6 +15,10 @@ import (
 	"github.com/reflejo/terraform-provider-reflejo/agent/testbed"
 )
 
+// asPostgres begins a command line as PostgreSQL's user. (A runuser that waits for its child
+// can stay stopped when systemd shuts down, which stops and continues all that is left.)
+const asPostgres = "cd / && exec setpriv --reuid=postgres --regid=postgres --init-groups "
+
 // makeDatabase makes a PostgreSQL cluster that starts with its server, and in it the tables
 // of the client and of pgbench. Small segments and many checkpoints let a snapshot meet
 // every phase of them.
@@ -24,13 +28,12 @@ version=$(ls /usr/lib/postgresql)
 pg_createcluster --locale=C.UTF-8 -o synchronous_commit=on -o shared_buffers=32MB -o max_wal_size=64MB -o checkpoint_timeout=30s \
 	$version main -- --data-checksums --wal-segsize=4 >/dev/null
 systemctl start postgresql@$version-main
-cd /
-runuser -u postgres -- createdb app
-runuser -u postgres -- psql -q -v ON_ERROR_STOP=1 -c 'create table acknowledged (n bigint primary key, at timestamptz default now())' -c 'create extension amcheck' app
-runuser -u postgres -- /usr/lib/postgresql/$version/bin/pgbench -i -q app 2>&1`
+(` + asPostgres + `createdb app)
+(` + asPostgres + `psql -q -v ON_ERROR_STOP=1 -c 'create table acknowledged (n bigint primary key, at timestamptz default now())' -c 'create extension amcheck' app)
+(` + asPostgres + `/usr/lib/postgresql/$version/bin/pgbench -i -q app) 2>&1`
 
 // awaitDatabase waits until PostgreSQL serves.
-const awaitDatabase = `cd /; until runuser -u postgres -- psql -qAtc 'select 1' app >/dev/null 2>&1; do sleep 0.05; done`
+const awaitDatabase = `until (` + asPostgres + `psql -qAtc 'select 1' app) >/dev/null 2>&1; do sleep 0.05; done`
 
 // tearless is what PostgreSQL must be able to say whatever moment it was put back to: a
 // transaction of pgbench adds the same amount in four tables, so it is there in all or none.
@@ -142,7 +145,7 @@ func (h *host) recovered(id string, shutDown bool, low, high int64) int64 {
 	if n < low || n > high {
 		h.t.Errorf("%d commits: %d were acknowledged before, %d asked for at the end", n, low, high)
 	}
-	if code, out := h.exec(id, "sh", "-c", "cd / && runuser -u postgres -- /usr/lib/postgresql/*/bin/pg_amcheck --heapallindexed app"); code != 0 {
+	if code, out := h.exec(id, "sh", "-c", asPostgres+"/usr/lib/postgresql/*/bin/pg_amcheck --heapallindexed app"); code != 0 {
 		h.t.Errorf("tables and indexes: exit %d\n%s", code, out)
 	}
 	return n
@@ -151,7 +154,7 @@ func (h *host) recovered(id string, shutDown bool, low, high int64) int64 {
 // sql is the answer to a query.
 func (h *host) sql(id, query string) string {
 	h.t.Helper()
-	code, out := h.exec(id, "sh", "-c", `cd / && runuser -u postgres -- psql -qAtc "$1" app`, "sh", query)
+	code, out := h.exec(id, "sh", "-c", asPostgres+`psql -qAtc "$1" app`, "sh", query)
 	if code != 0 {
 		h.t.Fatalf("ask PostgreSQL: exit %d\n%s", code, out)
 	}
@@ -176,8 +179,8 @@ func (h *host) commit(id string) *committer {
 		h.t.Fatal(err)
 	}
 	c := &committer{done: make(chan struct{})}
-	c.load = h.start(id, "sh", "-c", "cd / && exec runuser -u postgres -- /usr/lib/postgresql/*/bin/pgbench -n -c 4 -T 3600 app")
-	c.rows = h.start(id, "sh", "-c", "cd / && exec runuser -u postgres -- psql -qAt app")
+	c.load = h.start(id, "sh", "-c", asPostgres+"/usr/lib/postgresql/*/bin/pgbench -n -c 4 -T 3600 app")
+	c.rows = h.start(id, "sh", "-c", asPostgres+"psql -qAt app")
 	some := make(chan struct{})
 	go func() {
 		defer close(c.done)
