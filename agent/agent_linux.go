@@ -273,6 +273,8 @@ func (ag *agent) openManagers(context.Context) error {
 		DefaultCIDR: netip.MustParsePrefix(c.Network.DefaultCIDR), // checked
 		Underlay:    c.underlay(),
 		Records:     ag.db.Bucket("networks"),
+		Loans:       ag.db.Bucket("loans"),
+		Exhausted:   func() { ag.moves.AskLoans() },
 		Edge:        ag.bridge,
 		Log:         ag.log.Named("network"),
 	})
@@ -370,10 +372,10 @@ func (ag *agent) openService(context.Context) error {
 		Images:      ag.images,
 		Snapshots:   ag.snapshots,
 		Restores:    ag.servers,
-		Backups:     serviceBackups{ag.backups, ag.recovery},
-		Targets:     serviceBackups{ag.backups, ag.recovery},
-		Migrations:  serviceMoves{ag.moves},
-		Recoveries:  serviceBackups{ag.backups, ag.recovery},
+		Backups:     ag.backups,
+		Targets:     ag.backups,
+		Migrations:  ag.moves,
+		Recoveries:  ag.recovery,
 		Commands:    ag.runtime,
 		Consoles:    consoles{ag.runtime, filepath.Join(ag.config.StateDir, "console")},
 		Credentials: ag.source.Get,

@@ -11,7 +11,6 @@ import (
 	"github.com/reflejo/terraform-provider-reflejo/agent/fault"
 	"github.com/reflejo/terraform-provider-reflejo/agent/peers"
 	"github.com/reflejo/terraform-provider-reflejo/agent/recovery"
-	"github.com/reflejo/terraform-provider-reflejo/agent/service"
 	"github.com/reflejo/terraform-provider-reflejo/agent/snapshot"
 )
 
@@ -146,86 +145,4 @@ func (s backupSnapshots) Drop(ctx context.Context, id string) error {
 		return err
 	}
 	return nil
-}
-
-// serviceBackups shows backups to the service.
-type serviceBackups struct {
-	*backup.Manager
-	recovery *recovery.Manager
-}
-
-func backupView(v backup.View) service.BackupView {
-	return service.BackupView{ID: v.ID, Name: v.Name, Server: v.Server, ServerName: v.ServerName, Snapshot: v.Snapshot, Host: v.Host, Target: v.Target,
-		Parent: v.Parent, State: string(v.State), Size: v.Size, DiskSize: v.DiskSize, Checksum: v.Checksum, Created: v.Created,
-		Origin: string(v.Origin), Operation: v.Operation, Gone: v.Gone}
-}
-
-// Create implements service.Backups.
-func (b serviceBackups) Create(ctx context.Context, r service.BackupRequest) (service.BackupView, error) {
-	v, err := b.Manager.Create(ctx, backup.Request{ID: r.ID, Snapshot: r.Snapshot, Target: r.Target, Name: r.Name, Incremental: r.Incremental})
-	return backupView(v), err
-}
-
-// Get implements service.Backups.
-func (b serviceBackups) Get(id string) (service.BackupView, error) {
-	v, err := b.Manager.Get(id)
-	return backupView(v), err
-}
-
-// List implements service.Backups.
-func (b serviceBackups) List(server string) []service.BackupView {
-	var all []service.BackupView
-	for _, v := range b.Manager.List(server) {
-		all = append(all, backupView(v))
-	}
-	return all
-}
-
-// Watch implements service.Backups.
-func (b serviceBackups) Watch(ctx context.Context, id string) (<-chan service.BackupView, error) {
-	views, err := b.Manager.Watch(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	out := make(chan service.BackupView)
-	go func() {
-		defer close(out)
-		for v := range views {
-			select {
-			case out <- backupView(v):
-			case <-ctx.Done():
-			}
-		}
-	}()
-	return out, nil
-}
-
-// Verify implements service.Targets.
-func (b serviceBackups) Verify(ctx context.Context, target, id string, progress func(done, total int64)) error {
-	report, err := b.Manager.Verify(ctx, target, id, progress)
-	if err == nil && !report.OK {
-		err = fault.New(fault.Precondition, "%s", report.Problem)
-	}
-	return err
-}
-
-// Catalog implements service.Targets.
-func (b serviceBackups) Catalog(ctx context.Context, target, server string) ([]service.BackupView, error) {
-	found, err := b.Manager.Catalog(ctx, target, server)
-	var all []service.BackupView
-	for _, f := range found {
-		all = append(all, backupView(f.View()))
-	}
-	return all, err
-}
-
-// Import implements service.Targets.
-func (b serviceBackups) Import(ctx context.Context, r service.ImportRequest) (snapshot.View, error) {
-	return b.recovery.Import(ctx, recovery.ImportRequest{Snapshot: r.Snapshot, Target: r.Target, Backup: r.Backup, Name: r.Name})
-}
-
-// Recover implements service.Recoveries.
-func (b serviceBackups) Recover(ctx context.Context, r service.Recovery) (service.Recovered, error) {
-	done, err := b.recovery.Recover(ctx, recovery.Request{Spec: r.Spec, LostHost: r.LostHost, Target: r.Target, Backup: r.Backup})
-	return service.Recovered{Server: done.Server, Backup: done.Backup, At: done.At}, err
 }

@@ -17,8 +17,8 @@ import (
 
 	"github.com/reflejo/terraform-provider-reflejo/agent/api"
 	reflejov1 "github.com/reflejo/terraform-provider-reflejo/agent/api/reflejo/v1"
+	"github.com/reflejo/terraform-provider-reflejo/agent/backup"
 	"github.com/reflejo/terraform-provider-reflejo/agent/pki"
-	"github.com/reflejo/terraform-provider-reflejo/agent/service"
 	"github.com/reflejo/terraform-provider-reflejo/agent/service/servicetest"
 	"github.com/reflejo/terraform-provider-reflejo/agent/snapshot"
 )
@@ -143,7 +143,7 @@ func (h *hosts) snapshot(host, server, name string, n int) string {
 func (h *hosts) backup(host, snapshot, target string, n int) {
 	h.t.Helper()
 	id := fmt.Sprintf("%08d-1111-4111-8111-111111111111", n)
-	_, err := h.hosts[host].Copies.Backups().Create(h.t.Context(), service.BackupRequest{ID: id, Snapshot: snapshot, Target: target, Incremental: true})
+	_, err := h.hosts[host].Copies.Backups().Create(h.t.Context(), backup.Request{ID: id, Snapshot: snapshot, Target: target, Incremental: true})
 	if err != nil {
 		h.t.Fatal(err)
 	}

@@ -30,7 +30,7 @@ var arrows = map[string]struct {
 		"main wires everything; tests' and benchmarks' packages stay out of the program"},
 
 	// Row 3: requests in, domain calls out.
-	"service": {"api fault image network pki schedule snapshot store units vserver", "the service translates; what it may touch is the domain, never the kernel"},
+	"service": {"api backup fault image migrate network pki recovery schedule snapshot store units vserver", "the service translates; what it may touch is the domain, never the kernel"},
 	"metrics": {"fault image network snapshot vserver", "metrics are read from the domain, so that fakes can be measured too"},
 
 	// Row 2: edges. They know the domain's types; the domain does not know them, and they
@@ -45,7 +45,7 @@ var arrows = map[string]struct {
 	"vserver": {"cpuset fault schedule store undo units", "the domain asks its edges through interfaces of its own"},
 	"image":   {"fault store undo units vserver", "the domain asks its edges through interfaces of its own"},
 	"network": {"fault store undo units vserver", "the domain asks its edges through interfaces of its own"},
-	"migrate": {"endpoint fault snapshot store undo units vserver", "moving a server is talk between agents about disks and servers; who keeps those is asked through interfaces"},
+	"migrate": {"endpoint fault network snapshot store undo units vserver", "moving a server is talk between agents about disks and servers; who keeps those is asked through interfaces"},
 
 	"recovery": {"backup fault snapshot vserver", "a server comes back from a backup: it joins what those packages do"},
 	"backup":   {"fault schedule snapshot undo units vserver", "backups are of snapshots; the stores they lie in speak protocols of their own"},

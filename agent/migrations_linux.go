@@ -9,8 +9,6 @@ import (
 	"github.com/reflejo/terraform-provider-reflejo/agent/endpoint"
 	"github.com/reflejo/terraform-provider-reflejo/agent/migrate"
 	"github.com/reflejo/terraform-provider-reflejo/agent/peers"
-	"github.com/reflejo/terraform-provider-reflejo/agent/service"
-	"github.com/reflejo/terraform-provider-reflejo/agent/vserver"
 )
 
 // openMigrations wires what moves servers.
@@ -45,6 +43,7 @@ func (ag *agent) openEndpoint(context.Context) error {
 		}
 	}
 	s.Handle(migrate.Purpose, ag.moves.Handle)
+	s.Handle(migrate.LoanPurpose, ag.moves.HandleLoans)
 	s.Handle(peers.PurposeBackup, peers.Handler(ag.config.Backup.Store))
 	s.Handle(peers.PurposeTerm, peers.TermHandler(ag.servers.Term))
 	listener, err := net.Listen("tcp", ag.config.Endpoint.Listen)
@@ -65,18 +64,4 @@ func (ag *agent) openEndpoint(context.Context) error {
 		<-served
 	})
 	return nil
-}
-
-// serviceMoves shows moves to the service.
-type serviceMoves struct{ *migrate.Manager }
-
-// Prepare implements service.Migrations.
-func (m serviceMoves) Prepare(ctx context.Context, o service.Offer) (service.Ticket, error) {
-	t, err := m.Manager.Prepare(ctx, migrate.Offer(o))
-	return service.Ticket(t), err
-}
-
-// Start implements service.Migrations.
-func (m serviceMoves) Start(ctx context.Context, move service.Move) (vserver.View, error) {
-	return m.Manager.Start(ctx, migrate.Move(move))
 }

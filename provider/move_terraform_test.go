@@ -17,7 +17,8 @@ import (
 	"github.com/hashicorp/terraform-plugin-testing/terraform"
 	"github.com/hashicorp/terraform-plugin-testing/tfjsonpath"
 
-	"github.com/reflejo/terraform-provider-reflejo/agent/service"
+	"github.com/reflejo/terraform-provider-reflejo/agent/backup"
+	"github.com/reflejo/terraform-provider-reflejo/agent/migrate"
 	"github.com/reflejo/terraform-provider-reflejo/agent/snapshot"
 	"github.com/reflejo/terraform-provider-reflejo/agent/vserver"
 )
@@ -50,9 +51,9 @@ func (w *world) only(host string) resource.TestCheckFunc {
 func (w *world) moveOutside(from, to string) {
 	w.t.Helper()
 	v := w.hosts[from].server("a")
-	ticket, err := mover{w.hosts[to]}.Prepare(w.t.Context(), service.Offer{Server: v, Source: from})
+	ticket, err := mover{w.hosts[to]}.Prepare(w.t.Context(), migrate.Offer{Server: v, Source: from})
 	must(w.t, err)
-	_, err = mover{w.hosts[from]}.Start(w.t.Context(), service.Move{Server: v.Spec.ID, Target: to, Ticket: ticket.Secret})
+	_, err = mover{w.hosts[from]}.Start(w.t.Context(), migrate.Move{Server: v.Spec.ID, Target: to, Ticket: ticket.Secret})
 	must(w.t, err)
 	w.hosts[from].await(v.Spec.ID, func(v vserver.View) bool { return v.Gone })
 	w.hosts[to].await(v.Spec.ID, func(v vserver.View) bool { return v.State == vserver.StateRunning && v.Operation.Settled() })
@@ -214,7 +215,7 @@ func (h *testHost) backUp(target string) (id string) {
 	s, err := h.copies.Create(h.world.t.Context(), snapshot.Request{ID: uuid.NewString(), Server: "a"})
 	must(h.world.t, err)
 	id = uuid.NewString()
-	_, err = h.copies.Backups().Create(h.world.t.Context(), service.BackupRequest{ID: id, Snapshot: s.ID, Target: target})
+	_, err = h.copies.Backups().Create(h.world.t.Context(), backup.Request{ID: id, Snapshot: s.ID, Target: target})
 	must(h.world.t, err)
 	return id
 }

@@ -9,7 +9,9 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/reflejo/terraform-provider-reflejo/agent/fault"
-	"github.com/reflejo/terraform-provider-reflejo/agent/service"
+	"github.com/reflejo/terraform-provider-reflejo/agent/migrate"
+	"github.com/reflejo/terraform-provider-reflejo/agent/recovery"
+	"github.com/reflejo/terraform-provider-reflejo/agent/snapshot"
 	"github.com/reflejo/terraform-provider-reflejo/agent/vserver"
 )
 
@@ -51,7 +53,7 @@ func (h *testHost) failMoves(err error) {
 // mover moves servers between the real managers of a world, with disks that are all alike.
 type mover struct{ h *testHost }
 
-func (m mover) Prepare(ctx context.Context, o service.Offer) (service.Ticket, error) {
+func (m mover) Prepare(ctx context.Context, o migrate.Offer) (migrate.Ticket, error) {
 	v := o.Server
 	in := vserver.Incoming{
 		Spec: v.Spec, Image: vserver.Image{ID: v.Spec.Image}, Booted: true, Created: v.Created, Generation: v.Generation,
@@ -60,24 +62,24 @@ func (m mover) Prepare(ctx context.Context, o service.Offer) (service.Ticket, er
 	for name, nic := range v.NICs {
 		prefix, err := netip.ParsePrefix(nic.Address)
 		if err != nil {
-			return service.Ticket{}, fault.New(fault.Invalid, "address %q", nic.Address)
+			return migrate.Ticket{}, fault.New(fault.Invalid, "address %q", nic.Address)
 		}
 		if _, err := m.h.nets.Lookup(nic.NetworkID); err == nil {
 			in.Links[name] = vserver.Assigned{NetworkID: nic.NetworkID, Address: prefix.Addr(), MAC: nic.MAC}
 		}
 	}
 	if err := m.h.servers.Reserve(ctx, in); err != nil {
-		return service.Ticket{}, err
+		return migrate.Ticket{}, err
 	}
 	ticket := uuid.NewString()
 	moves := m.h.world.moves
 	moves.mu.Lock()
 	moves.tickets[ticket] = m.h.name
 	moves.mu.Unlock()
-	return service.Ticket{Secret: ticket, Expires: time.Now().Add(time.Hour)}, nil
+	return migrate.Ticket{Secret: ticket, Expires: time.Now().Add(time.Hour)}, nil
 }
 
-func (m mover) Start(_ context.Context, move service.Move) (vserver.View, error) {
+func (m mover) Start(_ context.Context, move migrate.Move) (vserver.View, error) {
 	moves := m.h.world.moves
 	moves.mu.Lock()
 	valid := moves.tickets[move.Ticket] == move.Target
@@ -143,21 +145,25 @@ func (m mover) carry(ctx context.Context, held *vserver.Held, to *testHost) erro
 }
 
 // Recover makes a server anew; its disk is as new as those of other tests.
-func (m mover) Recover(ctx context.Context, r service.Recovery) (service.Recovered, error) {
+func (m mover) Recover(ctx context.Context, r recovery.Request) (recovery.Recovered, error) {
 	target := r.Target
 	if target == "" {
 		target = r.Spec.BackupPolicy.Target
 	}
 	list, err := m.h.copies.Backups().Catalog(ctx, target, r.Spec.ID)
 	if err != nil {
-		return service.Recovered{}, err
+		return recovery.Recovered{}, err
 	}
 	if len(list) == 0 {
-		return service.Recovered{}, fault.New(fault.NotFound, "recover server %s: no backup of it at %s", r.Spec.Name, target)
+		return recovery.Recovered{}, fault.New(fault.NotFound, "recover server %s: no backup of it at %s", r.Spec.Name, target)
 	}
 	last := list[len(list)-1]
 	spec := r.Spec
 	spec.RestoreFrom = ""
 	v, err := m.h.servers.Create(ctx, spec)
-	return service.Recovered{Server: v, Backup: last.ID, At: last.Created}, err
+	return recovery.Recovered{Server: v, Backup: last.Backup, At: last.Manifest.Snapshot.Created}, err
+}
+
+func (m mover) Import(ctx context.Context, r recovery.ImportRequest) (snapshot.View, error) {
+	return m.h.copies.Backups().Import(ctx, r)
 }

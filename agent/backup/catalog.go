@@ -28,8 +28,10 @@ func (f Found) View() View {
 	return viewOf(f.Target, f.Manifest, f.Size)
 }
 
-// readers is how many manifests are read at once.
-const readers = 8
+const (
+	readers    = 8      // manifests that are read at once
+	maxCatalog = 10_000 // backups that are kept in memory at once
+)
 
 // Catalog is what a target holds of a server ("": of all), whoever made it, oldest first.
 // What can't be read is in it too, and says why.
@@ -47,6 +49,9 @@ func catalog(ctx context.Context, t Target, name, server string) ([]Found, error
 		return nil, fmt.Errorf("list target %s: %w", name, err)
 	}
 	files = slices.DeleteFunc(files, func(f File) bool { return !f.Complete })
+	if len(files) > maxCatalog {
+		return nil, fault.New(fault.Exhausted, "list target %s: it has %d backups, at most %d can be read at once; ask for those of one server", name, len(files), maxCatalog)
+	}
 	all := make([]Found, len(files))
 	group, gctx := errgroup.WithContext(ctx)
 	group.SetLimit(readers)

@@ -8,10 +8,16 @@
 //	encode.go    writes a file, also on from where it was interrupted
 //	decode.go    reads a file; encode.go's mirror image
 //	content.go   snapshot to file; a full file and its increments to a disk
-//	target.go    where files are kept; dir.go, s3.go and others beside it
+//	target.go    where files are kept; dir.go and s3.go do
 //	claim.go     who has a server, said beside its backups
-//	manager.go   makes, verifies, imports and deletes; finishes what a killed agent left
+//	record.go    what a backup is here ([Request], [Record], [View])
+//	manager.go   keeps the records, runs what is under way; goes on with what a killed agent left
+//	write.go     makes a backup: full or increment, file, end
+//	catalog.go   what a target holds, whoever made it
+//	import.go    reads a backup back: to verify it, or to a snapshot
+//	delete.go    deletes what nothing builds on
 //	policy.go    runs the servers' policies
+//	edges.go     snapshots, servers and stores as this package needs them
 //
 // # The file
 //

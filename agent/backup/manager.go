@@ -25,7 +25,7 @@ type Config struct {
 	Stores    Stores
 	Parallel  int // backups that are written at once; 0 means 2
 	Log       hclog.Logger
-	Observe   func(operation string, took time.Duration, err error) // for metrics; may be nil
+	Observe   func(operation string, took time.Duration, err error) // create, delete or policy, for metrics; may be nil
 	Delays    []time.Duration                                       // between tries of a target that is away; nil means 1s … 15m
 }
 
@@ -188,7 +188,7 @@ func (m *Manager) begin(it *item, kind string, work func(context.Context, *item)
 		cancelled := ctx.Err() != nil
 		cancel()
 		if !cancelled {
-			m.cfg.Observe("backup."+kind, time.Since(began), err)
+			m.cfg.Observe(kind, time.Since(began), err)
 		}
 		m.finish(it, done, cancelled, err)
 	})

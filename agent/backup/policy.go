@@ -207,7 +207,7 @@ func (m *Manager) runPolicy(ctx context.Context, id string, policy vserver.Backu
 			err = errors.Join(err, rerr)
 		}
 	}
-	m.cfg.Observe("backup.policy", time.Since(began), err)
+	m.cfg.Observe("policy", time.Since(began), err)
 	if err != nil {
 		m.cfg.Log.Error("backup policy's run", "server", id, "error", err)
 	}

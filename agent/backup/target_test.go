@@ -4,66 +4,17 @@ import (
 	"bytes"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/google/uuid"
-	"github.com/johannesboyne/gofakes3"
-	"github.com/johannesboyne/gofakes3/backend/s3mem"
 
 	"github.com/reflejo/terraform-provider-reflejo/agent/backup"
 	"github.com/reflejo/terraform-provider-reflejo/agent/backup/backuptest"
 	"github.com/reflejo/terraform-provider-reflejo/agent/fault"
 )
-
-// store is an S3 server on loopback, in this process, that counts what it is sent.
-type store struct {
-	url string
-
-	mu    sync.Mutex
-	parts int              // sent
-	fail  http.HandlerFunc // answers instead, if not nil
-}
-
-func newStore(t *testing.T) *store {
-	t.Helper()
-	backend := s3mem.New()
-	if err := backend.CreateBucket("bucket"); err != nil {
-		t.Fatal(err)
-	}
-	inner := gofakes3.New(backend).Server()
-	s := &store{}
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s.mu.Lock()
-		if r.Method == http.MethodPut && r.URL.Query().Has("partNumber") {
-			s.parts++
-		}
-		fail := s.fail
-		s.mu.Unlock()
-		if fail != nil {
-			fail(w, r)
-			return
-		}
-		inner.ServeHTTP(w, r)
-	}))
-	t.Cleanup(server.Close)
-	s.url = server.URL
-	return s
-}
-
-func (s *store) failing(f http.HandlerFunc) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.fail = f
-}
-
-func (s *store) targets() backup.Targets {
-	return backup.Targets{S3: []backup.S3{{Endpoint: s.url, AccessKey: "AKEY", SecretKey: "SECRET", PathStyle: true}}}
-}
 
 func open(t *testing.T, targets backup.Targets, name string) backup.Target {
 	t.Helper()
@@ -85,9 +36,9 @@ func TestContractDir(t *testing.T) {
 }
 
 func TestContractS3(t *testing.T) {
-	s := newStore(t)
+	s := backup.NewS3Store(t)
 	for _, name := range []string{"s3://bucket", "s3://bucket/some/prefix"} {
-		backuptest.Target(t, func() backup.Target { return open(t, s.targets(), name) })
+		backuptest.Target(t, func() backup.Target { return open(t, s.Targets(), name) })
 	}
 }
 
@@ -171,11 +122,11 @@ func TestDirIsPrivateAndLeadsNowhere(t *testing.T) {
 
 // Of an interrupted upload only what is missing is sent.
 func TestS3SendsNoPartTwice(t *testing.T) {
-	s := newStore(t)
-	target := open(t, s.targets(), "s3://bucket/p")
+	s := backup.NewS3Store(t)
+	target := open(t, s.Targets(), "s3://bucket/p")
 	m := backuptest.Manifest(uuid.NewString(), 20)
 	send := func(upTo int64, commit bool) int {
-		before := s.parts
+		before := s.Parts()
 		up, err := target.Append(t.Context(), backup.Ref{Server: m.Snapshot.Server, Backup: m.ID}, backup.MostBytes(m.Snapshot.Size))
 		if err != nil {
 			t.Fatal(err)
@@ -192,7 +143,7 @@ func TestS3SendsNoPartTwice(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return s.parts - before
+		return s.Parts() - before
 	}
 	if first, second := send(17, false), send(20, true); first != 2 || second != 1 {
 		t.Errorf("%d parts sent before the interruption and %d after, want 2 and 1", first, second)
@@ -200,8 +151,8 @@ func TestS3SendsNoPartTwice(t *testing.T) {
 }
 
 func TestS3Errors(t *testing.T) {
-	s := newStore(t)
-	target := open(t, s.targets(), "s3://bucket")
+	s := backup.NewS3Store(t)
+	target := open(t, s.Targets(), "s3://bucket")
 	answer := func(status int, code string) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
 			w.WriteHeader(status)
@@ -217,7 +168,7 @@ func TestS3Errors(t *testing.T) {
 		"NoSuchBucket":          {404, fault.Precondition},
 		"XMinioStorageFull":     {507, fault.Exhausted},
 	} {
-		s.failing(answer(c.status, code))
+		s.Fail(answer(c.status, code))
 		_, err := target.List(t.Context(), "")
 		if !fault.Is(err, c.kind) || strings.Contains(err.Error(), "SECRET") || strings.Contains(err.Error(), "AKEY") {
 			t.Errorf("%s: %v, want %s without credentials", code, err, c.kind)

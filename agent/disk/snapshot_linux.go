@@ -105,12 +105,10 @@ func (p *Pool) take(ctx context.Context, id, server string, quiet snapshot.Quiet
 		return snapshot.Taken{}, err
 	}
 	t := &take{p: p, id: server, from: from, to: to, size: st.Size()}
-	if l == nil || quiet == nil {
-		err = t.whole()
+	if l == nil {
+		err = t.clone()
 	} else {
-		err = t.live(ctx, l, quiet)
-	}
-	if l != nil {
+		err = urgently(func() error { return t.live(ctx, l, quiet) })
 		l.Close()
 	}
 	if err != nil {

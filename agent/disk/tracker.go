@@ -11,8 +11,8 @@ import (
 	"github.com/reflejo/terraform-provider-reflejo/agent/snapshot"
 )
 
-// errLost: not every write is known.
-var errLost = errors.New("the kernel has dropped events")
+// errLost is the error of a watch that has missed something.
+var errLost = errors.New("not every write is known")
 
 const sectorSize = 512 // of the block layer, whatever the device's is
 

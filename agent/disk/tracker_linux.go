@@ -1,7 +1,6 @@
 package disk
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -169,7 +168,9 @@ func (t *tracker) empty() {
 				t.limit = max(t.limit, 2*len(t.dirty))
 			}
 		})
-		t.err = errors.Join(t.err, err)
+		if err != nil {
+			t.err = err
+		}
 	}
 }
 
@@ -180,13 +181,11 @@ func (t *tracker) empty() {
 func (t *tracker) drain() ([]snapshot.Range, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	written, err := t.written()
-	t.err = errors.Join(t.err, err)
+	written, writtenErr := t.written()
 	t.empty()
-	online, err := onlineProcessors()
-	t.err = errors.Join(t.err, err)
-	if online != t.online || written-t.began > t.seen {
-		t.err = errors.Join(t.err, errLost)
+	online, onlineErr := onlineProcessors()
+	if writtenErr != nil || onlineErr != nil || online != t.online || written-t.began > t.seen {
+		t.err = errLost
 	}
 	dirty := t.dirty
 	t.dirty = nil

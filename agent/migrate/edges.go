@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/reflejo/terraform-provider-reflejo/agent/endpoint"
+	"github.com/reflejo/terraform-provider-reflejo/agent/network"
 	"github.com/reflejo/terraform-provider-reflejo/agent/snapshot"
 	"github.com/reflejo/terraform-provider-reflejo/agent/vserver"
 )
@@ -42,10 +43,13 @@ type Snapshots interface {
 
 // Loans are the addresses that servers took along to other hosts (*network.Manager).
 type Loans interface {
-	// Lend records that the server has these addresses at another host. Durable.
+	// Lend makes durable that the server has these addresses at another host.
 	Lend(server, host, endpoint string, links map[string]vserver.Assigned) error
 	// Returned forgets what was lent to the server: this host has it again.
 	Returned(server string) error
+	Loans() []network.Loan
+	// Settle records that a lent address is at another host now, or with host "" with none.
+	Settle(was network.Loan, host, endpoint string) error
 }
 
 // Link is a connection to the other agent (*endpoint.Conn).

@@ -33,7 +33,7 @@ func (h *host) dial(ctx context.Context, target, address, purpose string, right 
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	other := w.hosts[target]
-	if !h.alive || !other.alive || address != target+":7444" || purpose != Purpose {
+	if !h.alive || !other.alive || address != target+":7444" {
 		return nil, fault.New(fault.Unavailable, "nobody at %s", address)
 	}
 	broken := make(chan struct{})
@@ -45,7 +45,7 @@ func (h *host) dial(ctx context.Context, target, address, purpose string, right 
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() {
 		defer cancel()
-		err := m.Serve(ctx, theirs)
+		err := map[string]func(context.Context, Link) error{Purpose: m.Serve, LoanPurpose: m.ServeLoans}[purpose](ctx, theirs)
 		theirs.finish(err)
 	}()
 	go func() { <-broken; cancel() }()
@@ -84,11 +84,7 @@ func (e *end) Send(kind byte, parts ...[]byte) error {
 	}
 	e.send.frames <- endpoint.Frame{Type: kind, Payload: payload}
 	if failing { // it arrives, and nothing after it
-		late := e.cut
-		go func() {
-			time.Sleep(time.Millisecond)
-			late()
-		}()
+		time.AfterFunc(time.Millisecond, e.cut)
 		if k == faultBoth {
 			e.w.hosts[e.me].die()
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -14,6 +15,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/reflejo/terraform-provider-reflejo/agent/fault"
+	"github.com/reflejo/terraform-provider-reflejo/agent/network"
 	"github.com/reflejo/terraform-provider-reflejo/agent/snapshot"
 	"github.com/reflejo/terraform-provider-reflejo/agent/vserver"
 	"github.com/reflejo/terraform-provider-reflejo/agent/vserver/vservertest"
@@ -56,8 +58,11 @@ type host struct {
 	pool *pool
 	in   *vservertest.Records
 	out  *vservertest.Records
+	nets *vservertest.Records
+	lent *vservertest.Records
 
 	servers *vserver.Manager
+	network *network.Manager
 	m       *Manager
 	*life
 }
@@ -65,18 +70,35 @@ type host struct {
 // life is one agent's, from its start to its end; what is left of an older one can do nothing.
 type life struct{ alive bool }
 
-func newWorld(t *testing.T, seed uint64) *world {
+func newWorld(t *testing.T, seed uint64, names ...string) *world {
 	w := &world{t: t, hosts: map[string]*host{}, rand: rand.New(rand.NewPCG(seed, 1)), faults: map[int]faultKind{}, dead: make(chan *host, 100)}
-	for _, name := range []string{"alpha", "beta"} {
-		h := &host{w: w, name: name, v: vservertest.NewHost(t.TempDir()), in: vservertest.NewRecords(), out: vservertest.NewRecords()}
+	for _, name := range names {
+		h := &host{w: w, name: name, v: vservertest.NewHost(t.TempDir()), in: vservertest.NewRecords(), out: vservertest.NewRecords(),
+			nets: vservertest.NewRecords(), lent: vservertest.NewRecords()}
 		h.pool = &pool{h: h, disks: map[string]*content{}, snapshots: map[string]content{}, arrivals: map[string]*arriving{}, known: map[string]snapshot.Record{}}
 		w.hosts[name] = h
 		h.start()
+		if _, err := h.network.Put(t.Context(), span); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return w
 }
 
+// noBridge: the fake host makes bridges by itself.
+type noBridge struct{}
+
+func (noBridge) SetNetwork(context.Context, vserver.Network) error { return nil }
+func (noBridge) RemoveNetwork(context.Context, string) error       { return nil }
+
+// span is a network on all hosts.
+var span = network.Definition{ID: "77777777-0000-0000-0000-000000000001", Name: "app", CIDR: netip.MustParsePrefix("10.0.0.0/25"), Members: []network.Member{
+	{Host: "alpha", Address: netip.MustParseAddr("192.0.2.1"), Slot: 0},
+	{Host: "beta", Address: netip.MustParseAddr("192.0.2.2"), Slot: 1},
+	{Host: "gamma", Address: netip.MustParseAddr("192.0.2.3"), Slot: 2}}}
+
 func (w *world) close() {
+	time.Sleep(2 * time.Millisecond) // a link that is about to break does so
 	for _, h := range w.hosts {
 		h.stop()
 	}
@@ -88,17 +110,30 @@ func (h *host) start() {
 	pool := handle{h.pool, h.life}
 	config := h.v.Config()
 	config.Host = h.name
+	config.IDs.Size = 128 * vserver.IDsPerServer
 	config.Records = gate{config.Records, h, h.life, "servers"}
 	config.Edges.Disks = serverDisks{config.Edges.Disks, pool}
 	var err error
-	if h.servers, err = vserver.NewManager(config); err != nil {
-		h.w.t.Fatal(err)
-	}
-	h.m, err = NewManager(Config{Host: h.name, Incoming: gate{h.in, h, h.life, "incoming"}, Outgoing: gate{h.out, h, h.life, "outgoing"},
-		Servers: h.servers, Disks: pool, Arrivals: pool, Snapshots: pool, Dial: h.dial})
+	m := make(chan *Manager, 1)
+	h.network, err = network.NewManager(network.Config{Host: h.name, DefaultCIDR: netip.MustParsePrefix("10.1.0.0/24"), Records: h.nets, Loans: gate{h.lent, h, h.life, "loans"},
+		Edge: noBridge{}, Exhausted: func() { k := <-m; m <- k; k.AskLoans() }})
 	if err != nil {
 		h.w.t.Fatal(err)
 	}
+	config.Segments = h.network
+	if h.servers, err = vserver.NewManager(config); err != nil {
+		h.w.t.Fatal(err)
+	}
+	h.network.SetServers(h.servers)
+	if err := h.network.Recover(h.w.t.Context()); err != nil {
+		h.w.t.Fatal(err)
+	}
+	h.m, err = NewManager(Config{Host: h.name, Incoming: gate{h.in, h, h.life, "incoming"}, Outgoing: gate{h.out, h, h.life, "outgoing"},
+		Servers: h.servers, Disks: pool, Arrivals: pool, Snapshots: pool, Loans: h.network, Dial: h.dial})
+	if err != nil {
+		h.w.t.Fatal(err)
+	}
+	m <- h.m
 	h.m.markEvery = 256 << 10
 	if err := errors.Join(h.servers.Recover(h.w.t.Context()), h.m.Recover(h.w.t.Context())); err != nil && h.alive {
 		h.w.t.Error(err)
@@ -164,14 +199,16 @@ func (w *world) guest(p *pool) {
 	if !ok {
 		return
 	}
-	b := w.rand.IntN(blocks)
-	w.tag++
-	if w.rand.IntN(4) == 0 {
-		w.truth[b] = block{}
-	} else {
-		w.truth[b] = block{tag: w.tag, fill: byte(w.rand.IntN(3))} // a third of the blocks is zeros
+	for range 3 {
+		b := w.rand.IntN(blocks)
+		w.tag++
+		if w.rand.IntN(2) == 0 {
+			w.truth[b] = block{}
+		} else {
+			w.truth[b] = block{tag: w.tag, fill: byte(w.rand.IntN(3))} // a third of the blocks is zeros
+		}
+		d[b] = w.truth[b]
 	}
-	d[b] = w.truth[b]
 }
 
 // gate is a bucket that a dead agent can't write to.
@@ -232,13 +269,16 @@ func (g gate) Delete(key string) error {
 func (w *world) create(power vserver.Power) {
 	w.id = uuid.NewString()
 	spec := vserver.Spec{ID: w.id, Name: "web", Image: "tiny", Power: power, CPU: vserver.CPU{MilliCores: 500},
-		Memory: vserver.Memory{Max: 256 << 20}, Disk: vserver.Disk{Size: 2 << 30}, Network: map[string]vserver.NIC{"eth0": {}}}
+		Memory: vserver.Memory{Max: 256 << 20}, Disk: vserver.Disk{Size: 2 << 30}, Network: map[string]vserver.NIC{"eth0": {Network: "app"}}}
 	alpha := w.hosts["alpha"]
 	if _, err := alpha.servers.Create(w.t.Context(), spec); err != nil {
 		w.t.Fatal(err)
 	}
 	if err := alpha.servers.Settled(w.t.Context()); err != nil {
 		w.t.Fatal(err)
+	}
+	if v, err := alpha.servers.Get(w.id); err != nil || v.Operation.Err != "" {
+		w.t.Fatalf("make the server: %s, %v", v.Operation.Err, err)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -271,6 +311,11 @@ func (w *world) quiesce() error {
 			case h := <-w.dead:
 				h.stop()
 				time.Sleep(3 * time.Second)
+				w.mu.Lock()
+				for range 20 { // servers go on
+					w.check()
+				}
+				w.mu.Unlock()
 				h.start()
 				continue
 			default:
@@ -325,6 +370,11 @@ func (w *world) finished(on string, running bool) {
 		} else if got := h.pool.disks[w.id]; !bytes.Equal(got.bytes(), w.truth.bytes()) {
 			w.t.Errorf("the disk on %s is not what the server wrote", name)
 		}
+		if n := len(h.network.Loans()); name == on && n > 0 {
+			w.t.Errorf("host %s has the server, and lent it %d addresses", name, n)
+		} else if name != on && n != 1 {
+			w.t.Errorf("host %s lent the server %d addresses", name, n)
+		}
 		for id := range h.pool.snapshots {
 			if _, ok := h.pool.known[id]; !ok {
 				w.t.Errorf("host %s still has snapshot %s", name, id)
@@ -347,7 +397,7 @@ func (w *world) finished(on string, running bool) {
 // inWorld runs f in a world with its own time.
 func inWorld(t *testing.T, seed uint64, f func(w *world)) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, seed)
+		w := newWorld(t, seed, "alpha", "beta")
 		defer w.close()
 		defer func() {
 			if t.Failed() {

@@ -44,6 +44,8 @@ type Config struct {
 	DefaultCIDR netip.Prefix // of the host's default network
 	Underlay    netip.Addr   // this host's own, checked against definitions
 	Records     Records
+	Loans       Records // addresses that servers took along; nil lends none
+	Exhausted   func()  // told when addresses ran out of which some are lent; must not wait. May be nil
 	Edge        Edge
 	Log         hclog.Logger
 }
@@ -56,6 +58,7 @@ type Manager struct {
 	mu      sync.Mutex
 	records map[string]record
 	closing map[string]bool // being deleted: nobody may join any more
+	loans   map[string]Loan
 	servers Servers
 }
 
@@ -74,7 +77,7 @@ func NewManager(cfg Config) (*Manager, error) {
 	if cfg.Log == nil {
 		cfg.Log = hclog.NewNullLogger()
 	}
-	m := &Manager{cfg: cfg, records: map[string]record{}, closing: map[string]bool{}}
+	m := &Manager{cfg: cfg, records: map[string]record{}, closing: map[string]bool{}, loans: map[string]Loan{}}
 	err := cfg.Records.ForEach(func(key string, value []byte) error {
 		var r record
 		if err := json.Unmarshal(value, &r); err != nil {
@@ -86,7 +89,10 @@ func NewManager(cfg Config) (*Manager, error) {
 		}
 		return nil
 	})
-	return m, err
+	if err != nil {
+		return nil, err
+	}
+	return m, m.loadLoans()
 }
 
 // SetServers says who knows the users of networks; networks and servers need each other.
@@ -292,6 +298,7 @@ func (m *Manager) remove(ctx context.Context, id string) error {
 	if err := m.cfg.Edge.RemoveNetwork(ctx, id); err != nil {
 		return fmt.Errorf("remove network %s: %w", id, err)
 	}
+	// Loans stay: hosts on which this network goes on ask this one where its servers went.
 	if err := m.cfg.Records.Delete(id); err != nil {
 		return fmt.Errorf("forget network %s: %w", id, err)
 	}
@@ -326,7 +333,7 @@ func (m *Manager) Lookup(idOrName string) (vserver.Segment, error) {
 }
 
 // Allocate chooses an address on a network; see vserver.Segments.
-func (m *Manager) Allocate(id string, want netip.Addr, used map[netip.Addr]bool) (netip.Addr, error) {
+func (m *Manager) Allocate(id, server string, want netip.Addr, used map[netip.Addr]bool) (netip.Addr, error) {
 	r, err := m.find(id)
 	if err != nil {
 		return netip.Addr{}, err
@@ -337,7 +344,7 @@ func (m *Manager) Allocate(id string, want netip.Addr, used map[netip.Addr]bool)
 	if closing {
 		return netip.Addr{}, fault.New(fault.Aborted, "network %s: it is being deleted", r.Definition.Name)
 	}
-	return Allocate(r.Definition, slot(r.Definition, m.cfg.Host), want, used)
+	return m.allocate(r.Definition, server, want, used)
 }
 
 func (m *Manager) find(idOrName string) (record, error) {
@@ -368,7 +375,7 @@ func (m *Manager) save(r record) error {
 func (m *Manager) view(r record) View {
 	d := r.Definition
 	w := m.wanted(d)
-	used := m.servers.AddressesOf(d.ID)
+	used := m.usedOrLent(d.ID)
 	return View{Definition: d, Gateway: w.Gateway, VNI: w.VNI, MTU: w.MTU, Servers: m.servers.UsersOfNetwork(d.ID),
 		FreeAddresses: Free(d, slot(d, m.cfg.Host), used), Created: r.Created, Default: r.Default}
 }

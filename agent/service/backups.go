@@ -7,20 +7,21 @@ import (
 	"connectrpc.com/connect"
 
 	reflejov1 "github.com/reflejo/terraform-provider-reflejo/agent/api/reflejo/v1"
+	"github.com/reflejo/terraform-provider-reflejo/agent/backup"
 	"github.com/reflejo/terraform-provider-reflejo/agent/fault"
+	"github.com/reflejo/terraform-provider-reflejo/agent/recovery"
 	"github.com/reflejo/terraform-provider-reflejo/agent/snapshot"
-	"github.com/reflejo/terraform-provider-reflejo/agent/vserver"
 )
 
 // Backups keeps snapshots as files off the pool (backup.Manager). Mutations answer once
 // they are durable and under way.
 type Backups interface {
-	Create(ctx context.Context, r BackupRequest) (BackupView, error)
-	Get(id string) (BackupView, error)
+	Create(ctx context.Context, r backup.Request) (backup.View, error)
+	Get(id string) (backup.View, error)
 	// List has the backups of a server (id; "" = all) that this host knows, oldest first.
-	List(server string) []BackupView
+	List(server string) []backup.View
 	// Watch sends the view now and after each change, as Views.Watch does.
-	Watch(ctx context.Context, id string) (<-chan BackupView, error)
+	Watch(ctx context.Context, id string) (<-chan backup.View, error)
 	// Delete deletes the file too; fault.Precondition while another backup builds on it.
 	Delete(ctx context.Context, id string) error
 }
@@ -28,55 +29,27 @@ type Backups interface {
 // Targets reads what targets of backups hold, whoever put it there (backup.Manager).
 type Targets interface {
 	// Verify reads a backup ("" as target: one that this host knows) and what it builds on.
-	// What is wrong with it is fault.Precondition and says where; progress is called from
-	// the calling goroutine.
-	Verify(ctx context.Context, target, id string, progress func(done, total int64)) error
-	Catalog(ctx context.Context, target, server string) ([]BackupView, error)
-	Import(ctx context.Context, r ImportRequest) (snapshot.View, error)
+	// What is wrong with it is in the report; an error says that it could not look. Progress
+	// is called from the calling goroutine.
+	Verify(ctx context.Context, target, id string, progress backup.Progress) (backup.Report, error)
+	// Catalog is what a target holds of a server (id; "" = of all), oldest first.
+	Catalog(ctx context.Context, target, server string) ([]backup.Found, error)
 }
 
-// BackupRequest asks for a backup of a snapshot.
-type BackupRequest struct {
-	ID          string // UUID made by the client before it asks
-	Snapshot    string // id
-	Target      string
-	Name        string
-	Incremental bool
-}
-
-// BackupView is a backup as callers see it.
-type BackupView struct {
-	ID         string
-	Name       string
-	Server     string // id
-	ServerName string
-	Snapshot   string // id
-	Host       string // whose agent made it
-	Target     string
-	Parent     string // id of the backup that it builds on, "" for a full one
-	State      string // writing, ready, failed or deleting
-	Size       int64  // of the file, bytes
-	DiskSize   int64
-	Checksum   string
-	Created    time.Time
-	Origin     string // manual or policy
-	Operation  vserver.Operation
-	Gone       bool
-}
-
-// ImportRequest asks for a snapshot made of a backup.
-type ImportRequest struct {
-	Snapshot string // id of the new snapshot
-	Target   string
-	Backup   string // id
-	Name     string // of the snapshot; "" = the backup's
+// Recoveries makes snapshots and servers of backups (recovery.Manager).
+type Recoveries interface {
+	Import(ctx context.Context, r recovery.ImportRequest) (snapshot.View, error)
+	// Recover takes a server over from a host that is lost for good.
+	Recover(ctx context.Context, r recovery.Request) (recovery.Recovered, error)
 }
 
 type backupHandler struct{ s *Service }
 
 func (h *backupHandler) CreateBackup(ctx context.Context, req *connect.Request[reflejov1.CreateBackupRequest]) (*connect.Response[reflejov1.CreateBackupResponse], error) {
 	m := req.Msg
-	v, err := h.s.cfg.Backups.Create(ctx, BackupRequest{ID: m.GetId(), Snapshot: m.GetSnapshot(), Target: m.GetTarget(), Name: m.GetName(), Incremental: m.GetIncremental()})
+	v, err := h.s.cfg.Backups.Create(ctx, backup.Request{
+		ID: m.GetId(), Snapshot: m.GetSnapshot(), Target: m.GetTarget(), Name: m.GetName(), Incremental: m.GetIncremental(), Origin: backup.OriginManual,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -101,10 +74,10 @@ func (h *backupHandler) WatchBackup(ctx context.Context, req *connect.Request[re
 		return err
 	}
 	return follow(ctx, views,
-		func(v BackupView) error {
+		func(v backup.View) error {
 			return stream.Send(&reflejov1.WatchBackupResponse{Backup: backupToProto(v), Gone: v.Gone})
 		},
-		func(v BackupView) bool { return v.Gone || (req.Msg.GetUntilSettled() && v.Operation.Settled()) })
+		func(v backup.View) bool { return v.Gone || (req.Msg.GetUntilSettled() && v.Operation.Settled()) })
 }
 
 func (h *backupHandler) DeleteBackup(ctx context.Context, req *connect.Request[reflejov1.DeleteBackupRequest]) (*connect.Response[reflejov1.DeleteBackupResponse], error) {
@@ -120,7 +93,7 @@ func (h *backupHandler) VerifyBackup(ctx context.Context, req *connect.Request[r
 	defer cancel(nil)
 	last := &reflejov1.VerifyBackupResponse{}
 	var sent time.Time
-	err := h.s.cfg.Targets.Verify(ctx, req.Msg.GetTarget(), req.Msg.GetId(), func(done, total int64) {
+	report, err := h.s.cfg.Targets.Verify(ctx, req.Msg.GetTarget(), req.Msg.GetId(), func(done, total int64) {
 		last.Done, last.Total = done, total
 		if time.Since(sent) < progressEvery {
 			return
@@ -130,14 +103,10 @@ func (h *backupHandler) VerifyBackup(ctx context.Context, req *connect.Request[r
 			cancel(err)
 		}
 	})
-	switch {
-	case fault.Is(err, fault.Precondition):
-		last.Problem = err.Error()
-	case err != nil:
+	if err != nil {
 		return err
-	default:
-		last.Ok = true
 	}
+	last.Ok, last.Problem = report.OK, report.Problem
 	return stream.Send(last)
 }
 
@@ -146,19 +115,28 @@ func (h *backupHandler) ListTarget(ctx context.Context, req *connect.Request[ref
 	if err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(&reflejov1.ListTargetResponse{Backups: convert(list, backupToProto)}), nil
+	return connect.NewResponse(&reflejov1.ListTargetResponse{Backups: convert(list, foundToProto)}), nil
 }
 
 func (h *backupHandler) ImportBackup(ctx context.Context, req *connect.Request[reflejov1.ImportBackupRequest]) (*connect.Response[reflejov1.ImportBackupResponse], error) {
 	m := req.Msg
-	v, err := h.s.cfg.Targets.Import(ctx, ImportRequest{Snapshot: m.GetId(), Target: m.GetTarget(), Backup: m.GetBackup(), Name: m.GetName()})
+	v, err := h.s.cfg.Recoveries.Import(ctx, recovery.ImportRequest{Snapshot: m.GetId(), Target: m.GetTarget(), Backup: m.GetBackup(), Name: m.GetName()})
 	if err != nil {
 		return nil, err
 	}
 	return connect.NewResponse(&reflejov1.ImportBackupResponse{Snapshot: h.s.snapshot(v)}), nil
 }
 
-func backupToProto(v BackupView) *reflejov1.Backup {
+// foundToProto shows why a backup can't be read as the failure of a verification.
+func foundToProto(f backup.Found) *reflejov1.Backup {
+	p := backupToProto(f.View())
+	if f.Problem != "" {
+		p.Operation = &reflejov1.Operation{Kind: "verify", Error: f.Problem, ErrorKind: fault.Precondition.String(), Done: true}
+	}
+	return p
+}
+
+func backupToProto(v backup.View) *reflejov1.Backup {
 	return &reflejov1.Backup{
 		Id:         v.ID,
 		Name:       v.Name,
@@ -168,12 +146,12 @@ func backupToProto(v BackupView) *reflejov1.Backup {
 		Host:       v.Host,
 		Target:     v.Target,
 		ParentId:   v.Parent,
-		State:      v.State,
+		State:      string(v.State),
 		Size:       v.Size,
 		DiskSize:   v.DiskSize,
 		Checksum:   v.Checksum,
 		CreatedAt:  timestamp(v.Created),
-		Origin:     v.Origin,
+		Origin:     string(v.Origin),
 		Operation:  operationToProto(v.Operation),
 	}
 }

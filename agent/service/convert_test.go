@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	reflejov1 "github.com/reflejo/terraform-provider-reflejo/agent/api/reflejo/v1"
+	"github.com/reflejo/terraform-provider-reflejo/agent/backup"
 	"github.com/reflejo/terraform-provider-reflejo/agent/fault"
 	"github.com/reflejo/terraform-provider-reflejo/agent/image"
 	"github.com/reflejo/terraform-provider-reflejo/agent/network"
@@ -124,8 +125,8 @@ func TestAnswersAreComplete(t *testing.T) {
 	fillValue(reflect.ValueOf(&resources).Elem(), "")
 	var copied snapshot.View
 	fillValue(reflect.ValueOf(&copied).Elem(), "")
-	var backup BackupView
-	fillValue(reflect.ValueOf(&backup).Elem(), "")
+	var saved backup.View
+	fillValue(reflect.ValueOf(&saved).Elem(), "")
 	for _, c := range []struct {
 		message proto.Message
 		besides []string // filled in elsewhere, or never
@@ -133,7 +134,7 @@ func TestAnswersAreComplete(t *testing.T) {
 		{viewToProto(view), []string{"host", "image_name", "usage", "spec.first_boot"}},
 		{usageToProto(usage), nil},
 		{snapshotToProto(copied), []string{"host", "spec.first_boot"}},
-		{backupToProto(backup), nil},
+		{backupToProto(saved), nil},
 		{networkToProto(net), nil},
 		{imageToProto(info, 1), nil},
 		{resourcesToProto(resources), nil},

@@ -3,12 +3,13 @@ package service
 import (
 	"context"
 	"net/netip"
-	"time"
 
 	"connectrpc.com/connect"
 
 	reflejov1 "github.com/reflejo/terraform-provider-reflejo/agent/api/reflejo/v1"
 	"github.com/reflejo/terraform-provider-reflejo/agent/fault"
+	"github.com/reflejo/terraform-provider-reflejo/agent/migrate"
+	"github.com/reflejo/terraform-provider-reflejo/agent/recovery"
 	"github.com/reflejo/terraform-provider-reflejo/agent/vserver"
 )
 
@@ -16,51 +17,9 @@ import (
 type Migrations interface {
 	// Prepare reserves room for a server that is to come here. The same offer again is
 	// answered with a new ticket for the same reservation.
-	Prepare(ctx context.Context, o Offer) (Ticket, error)
+	Prepare(ctx context.Context, o migrate.Offer) (migrate.Ticket, error)
 	// Start begins to move a server away, or goes on with it.
-	Start(ctx context.Context, m Move) (vserver.View, error)
-}
-
-// Offer is a server that another host has and that is to come here.
-type Offer struct {
-	Server        vserver.View // as the other host shows it
-	Source        string       // that host
-	SnapshotBytes int64        // what the snapshots that come along take from the promise
-}
-
-// Ticket is the right to send one server.
-type Ticket struct {
-	Secret  string
-	Expires time.Time
-}
-
-// Move asks for a server to be moved from here.
-type Move struct {
-	Server   string // id or name
-	Target   string // host
-	Endpoint string // its agent's address and port
-	Ticket   string
-	Settings *vserver.Migration // nil: the server's own
-}
-
-// Recoveries makes servers of lost hosts anew from their backups.
-type Recoveries interface {
-	Recover(ctx context.Context, r Recovery) (Recovered, error)
-}
-
-// Recovery asks for a server of a lost host.
-type Recovery struct {
-	Spec     vserver.Spec // as wanted now
-	LostHost string
-	Target   string // of the backups; "" = that of the spec's policy
-	Backup   string // id; "" = the newest
-}
-
-// Recovered is a server under way, and the backup that it starts from.
-type Recovered struct {
-	Server vserver.View
-	Backup string
-	At     time.Time
+	Start(ctx context.Context, m migrate.Move) (vserver.View, error)
 }
 
 func (h *serverHandler) PrepareMigration(ctx context.Context, req *connect.Request[reflejov1.PrepareMigrationRequest]) (*connect.Response[reflejov1.PrepareMigrationResponse], error) {
@@ -68,7 +27,7 @@ func (h *serverHandler) PrepareMigration(ctx context.Context, req *connect.Reque
 	if err != nil {
 		return nil, err
 	}
-	ticket, err := h.s.cfg.Migrations.Prepare(ctx, Offer{Server: view, Source: req.Msg.GetSource(), SnapshotBytes: req.Msg.GetSnapshotBytes()})
+	ticket, err := h.s.cfg.Migrations.Prepare(ctx, migrate.Offer{Server: view, Source: req.Msg.GetSource(), SnapshotBytes: req.Msg.GetSnapshotBytes()})
 	if err != nil {
 		return nil, err
 	}
@@ -79,7 +38,7 @@ func (h *serverHandler) PrepareMigration(ctx context.Context, req *connect.Reque
 
 func (h *serverHandler) MigrateServer(ctx context.Context, req *connect.Request[reflejov1.MigrateServerRequest]) (*connect.Response[reflejov1.MigrateServerResponse], error) {
 	m := req.Msg
-	move := Move{Server: m.GetId(), Target: m.GetTarget(), Endpoint: m.GetEndpoint(), Ticket: m.GetTicket()}
+	move := migrate.Move{Server: m.GetId(), Target: m.GetTarget(), Endpoint: m.GetEndpoint(), Ticket: m.GetTicket()}
 	if m.Settings != nil {
 		settings := migrationFromProto(m.GetSettings())
 		if err := settings.Validate(); err != nil {
@@ -96,7 +55,7 @@ func (h *serverHandler) MigrateServer(ctx context.Context, req *connect.Request[
 
 func (h *serverHandler) RecoverServer(ctx context.Context, req *connect.Request[reflejov1.RecoverServerRequest]) (*connect.Response[reflejov1.RecoverServerResponse], error) {
 	m := req.Msg
-	r, err := h.s.cfg.Recoveries.Recover(ctx, Recovery{Spec: specFromProto(m.GetSpec()), LostHost: m.GetLostHost(), Target: m.GetTarget(), Backup: m.GetBackup()})
+	r, err := h.s.cfg.Recoveries.Recover(ctx, recovery.Request{Spec: specFromProto(m.GetSpec()), LostHost: m.GetLostHost(), Target: m.GetTarget(), Backup: m.GetBackup()})
 	if err != nil {
 		return nil, err
 	}

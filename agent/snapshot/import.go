@@ -35,10 +35,12 @@ func (m *Manager) Import(_ context.Context, rec Record, from From) (View, error)
 	}
 	rec.Name = freeName(rec.Name, m.names(rec))
 	m.mu.Unlock()
-	if _, err := m.admit(rec, "", func(it *item) { it.begin("import", it.bring) }); err != nil {
-		return View{}, err
-	}
-	return m.view(rec.ID)
+	var v View
+	_, err := m.admit(rec, "", func(it *item) {
+		it.begin("import", it.bring)
+		v = it.view() // before anybody can delete it
+	})
+	return v, err
 }
 
 // bring makes an imported snapshot. Broken off, it is begun again at the next start.
@@ -51,7 +53,10 @@ func (it *item) bring(ctx context.Context) error {
 	if err != nil {
 		return it.giveUp(ctx, err)
 	}
-	return nil
+	if rec.Checksum != "" { // as was checked on the way
+		return nil
+	}
+	return it.sum(ctx)
 }
 
 // awaitImport waits until a snapshot that is being imported is there.

@@ -30,6 +30,7 @@ type world struct {
 	records *vservertest.Records
 	runs    *vservertest.Records
 	sums    string
+	bring   snapshot.Bring
 	room    atomic.Int64 // of the host's disks
 
 	m        *snapshot.Manager
@@ -74,7 +75,7 @@ func (w *world) start() {
 func (w *world) startErr() error {
 	var err error
 	w.m, err = snapshot.NewManager(snapshot.Config{Host: "alpha", Records: gatedRecords{w.records, w.pool.gate}, Disks: w.disks,
-		Quiet: w.quiet, SumsDir: w.sums, Now: w.now})
+		Quiet: w.quiet, Bring: w.bring, SumsDir: w.sums, Now: w.now})
 	if err != nil {
 		return err
 	}

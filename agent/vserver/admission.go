@@ -84,7 +84,7 @@ func (m *Manager) assign(rec *Record) error {
 		if !want.IsValid() && had.NetworkID == seg.ID {
 			want = had.Address
 		}
-		addr, err := m.cfg.Segments.Allocate(seg.ID, want, used[seg.ID])
+		addr, err := m.cfg.Segments.Allocate(seg.ID, rec.Spec.ID, want, used[seg.ID])
 		if err != nil {
 			return &fault.Error{Kind: fault.KindOf(err), Field: field + ".address", Err: err}
 		}

@@ -29,9 +29,10 @@ type Records interface {
 type Segments interface {
 	// Lookup finds a network by id or name; "" is the host's default network.
 	Lookup(idOrName string) (Segment, error)
-	// Allocate chooses an address that is not in used, or confirms want where it is valid.
+	// Allocate chooses an address for a server that is not in used, or confirms want where it
+	// is valid. What a server took along to another host is confirmed for that one only.
 	// Taken or outside: fault.Exists, fault.Invalid. None left: fault.Exhausted.
-	Allocate(networkID string, want netip.Addr, used map[netip.Addr]bool) (netip.Addr, error)
+	Allocate(networkID, server string, want netip.Addr, used map[netip.Addr]bool) (netip.Addr, error)
 }
 
 // Segment is what a server needs to know of a network.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"sync"
 	"testing"
 	"time"
 
@@ -118,6 +119,7 @@ func Target(t *testing.T, open func() backup.Target) {
 	t.Run("whole", func(t *testing.T) { whole(t, open()) })
 	t.Run("interrupted", func(t *testing.T) { interrupted(t, open) })
 	t.Run("notes", func(t *testing.T) { notes(t, open()) })
+	t.Run("race", func(t *testing.T) { race(t, open) })
 	t.Run("refuses", func(t *testing.T) { refuses(t, open()) })
 }
 
@@ -261,6 +263,30 @@ func claims(t *testing.T, target backup.Target) {
 	wantKind(t, "older generation", backup.PutClaim(ctx, target, c), fault.Aborted)
 	if got, err := backup.GetClaim(ctx, target, c.Server); err != nil || got != other {
 		t.Errorf("claim: %+v, %v", got, err)
+	}
+}
+
+// race has several hosts claim one server at once: one has it after, and knows.
+func race(t *testing.T, open func() backup.Target) {
+	server, hosts := uuid.NewString(), 6
+	won := make(chan string, hosts)
+	var wg sync.WaitGroup
+	for i := range hosts {
+		target, c := open(), backup.Claim{Server: server, Host: fmt.Sprintf("host-%d", i), Generation: 1}
+		wg.Go(func() {
+			switch err := backup.PutClaim(t.Context(), target, c); {
+			case err == nil:
+				won <- c.Host
+			case !fault.Is(err, fault.Aborted):
+				t.Errorf("claim: %v, want Aborted", err)
+			}
+		})
+	}
+	wg.Wait()
+	close(won)
+	got, err := backup.GetClaim(t.Context(), open(), server)
+	if winner := <-won; err != nil || got.Host != winner || len(won) != 0 {
+		t.Errorf("%s has it and %d more think so; the claim says %+v, %v", winner, len(won), got, err)
 	}
 }
 

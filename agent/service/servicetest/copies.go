@@ -11,8 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/reflejo/terraform-provider-reflejo/agent/backup"
 	"github.com/reflejo/terraform-provider-reflejo/agent/fault"
-	"github.com/reflejo/terraform-provider-reflejo/agent/service"
 	"github.com/reflejo/terraform-provider-reflejo/agent/snapshot"
 	"github.com/reflejo/terraform-provider-reflejo/agent/vserver"
 )
@@ -20,13 +20,13 @@ import (
 // Shelf is every target of backups of a site. It is safe for several goroutines.
 type Shelf struct {
 	mu      sync.Mutex
-	backups map[string]service.BackupView // by id
-	damaged map[string]string             // id → what is wrong
+	backups map[string]backup.View // by id
+	damaged map[string]string      // id → what is wrong
 }
 
 // NewShelf is an empty one.
 func NewShelf() *Shelf {
-	return &Shelf{backups: map[string]service.BackupView{}, damaged: map[string]string{}}
+	return &Shelf{backups: map[string]backup.View{}, damaged: map[string]string{}}
 }
 
 // Damage makes a backup fail its verification.

@@ -7,7 +7,9 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/reflejo/terraform-provider-reflejo/agent/fault"
-	"github.com/reflejo/terraform-provider-reflejo/agent/service"
+	"github.com/reflejo/terraform-provider-reflejo/agent/migrate"
+	"github.com/reflejo/terraform-provider-reflejo/agent/recovery"
+	"github.com/reflejo/terraform-provider-reflejo/agent/snapshot"
 	"github.com/reflejo/terraform-provider-reflejo/agent/vserver"
 )
 
@@ -31,19 +33,19 @@ func (h *Host) Shelf() *Shelf { return h.Copies.shelf }
 func (h *Host) Refuse(text string) { h.mu.Lock(); h.refusing = text; h.mu.Unlock() }
 
 // Prepare implements service.Migrations.
-func (h *Host) Prepare(_ context.Context, o service.Offer) (service.Ticket, error) {
+func (h *Host) Prepare(_ context.Context, o migrate.Offer) (migrate.Ticket, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.refusing != "" {
-		return service.Ticket{}, fault.New(fault.Exhausted, "take server %s: %s", o.Server.Spec.Name, h.refusing)
+		return migrate.Ticket{}, fault.New(fault.Exhausted, "take server %s: %s", o.Server.Spec.Name, h.refusing)
 	}
 	ticket := uuid.NewString()
 	h.tickets[ticket] = o.Server.Spec.ID
-	return service.Ticket{Secret: ticket, Expires: Began.Add(time.Hour)}, nil
+	return migrate.Ticket{Secret: ticket, Expires: Began.Add(time.Hour)}, nil
 }
 
 // Start implements service.Migrations: the server is there at once, or with [Host.Hold] at Release.
-func (h *Host) Start(_ context.Context, m service.Move) (vserver.View, error) {
+func (h *Host) Start(_ context.Context, m migrate.Move) (vserver.View, error) {
 	v, err := h.Get(m.Server)
 	if err != nil {
 		return v, err
@@ -80,17 +82,17 @@ func (h *Host) arrive(v vserver.View, from *Host) {
 }
 
 // Restore implements service.Restores.
-func (h *Host) Restore(ctx context.Context, idOrName, snapshot, request string) (vserver.View, error) {
+func (h *Host) Restore(ctx context.Context, idOrName, id, request string) (vserver.View, error) {
 	v, err := h.Get(idOrName)
 	if err != nil {
 		return v, err
 	}
-	s, err := h.Copies.Get(ctx, snapshot)
+	s, err := h.Copies.Get(ctx, id)
 	if err != nil {
 		return v, err
 	}
 	if s.Server != v.Spec.ID {
-		return v, fault.Field("restore_from", "restore server %s: snapshot %s is of another server", v.Spec.Name, snapshot)
+		return v, fault.Field("restore_from", "restore server %s: snapshot %s is of another server", v.Spec.Name, id)
 	}
 	if err := h.Copies.Captures().Keep(ctx, request, vserver.Record{Spec: v.Spec}); err != nil {
 		return v, err
@@ -100,17 +102,22 @@ func (h *Host) Restore(ctx context.Context, idOrName, snapshot, request string) 
 	return h.begin(v, "restore", v.State), nil
 }
 
+// Import implements service.Recoveries.
+func (h *Host) Import(ctx context.Context, r recovery.ImportRequest) (snapshot.View, error) {
+	return h.Copies.Backups().Import(ctx, r)
+}
+
 // Recover implements service.Recoveries.
-func (h *Host) Recover(ctx context.Context, r service.Recovery) (service.Recovered, error) {
+func (h *Host) Recover(ctx context.Context, r recovery.Request) (recovery.Recovered, error) {
 	target := r.Target
 	if target == "" {
 		target = r.Spec.BackupPolicy.Target
 	}
 	list, err := h.Copies.Backups().Catalog(ctx, target, r.Spec.ID)
 	if err != nil || len(list) == 0 {
-		return service.Recovered{}, fault.New(fault.NotFound, "recover server %s: no backup of it at %s", r.Spec.Name, target)
+		return recovery.Recovered{}, fault.New(fault.NotFound, "recover server %s: no backup of it at %s", r.Spec.Name, target)
 	}
 	last := list[len(list)-1]
 	v, err := h.Create(ctx, r.Spec)
-	return service.Recovered{Server: v, Backup: last.ID, At: last.Created}, err
+	return recovery.Recovered{Server: v, Backup: last.Backup, At: last.Manifest.Snapshot.Created}, err
 }

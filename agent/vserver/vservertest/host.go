@@ -342,7 +342,7 @@ func (OneSegment) Lookup(idOrName string) (vserver.Segment, error) {
 }
 
 // Allocate implements vserver.Segments.
-func (OneSegment) Allocate(_ string, want netip.Addr, used map[netip.Addr]bool) (netip.Addr, error) {
+func (OneSegment) Allocate(_, _ string, want netip.Addr, used map[netip.Addr]bool) (netip.Addr, error) {
 	if want.IsValid() {
 		if used[want] || !oneCIDR.Contains(want) {
 			return netip.Addr{}, fault.New(fault.Exists, "address %s is taken", want)
