@@ -92,8 +92,12 @@ type Manager struct {
 	mu      sync.Mutex // admission: the set of servers and every change of a record
 	servers map[string]*server
 	unknown []string // ids that edges know and records don't
-	used    map[string]int64
-	usedAt  time.Time
+
+	use struct { // of the pool by disks; read for all servers at once
+		sync.Mutex
+		bytes map[string]int64
+		at    time.Time
+	}
 }
 
 // NewManager loads the records. Nothing is done to any server before Recover.
@@ -462,22 +466,29 @@ func (m *Manager) changeIdle(s *server, kind string, f func(*Record) error) (Vie
 	return s.view(), nil
 }
 
-// withUse adds the disk's use, which is read for all servers at once and at most every 2 s.
+// withUse adds the disk's use, which is at most 2 s old.
 func (m *Manager) withUse(v View) View {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.used == nil || time.Since(m.usedAt) > 2*time.Second {
+	m.use.Lock()
+	defer m.use.Unlock()
+	if m.use.bytes == nil || time.Since(m.use.at) > 2*time.Second {
 		disks, err := m.cfg.Edges.Disks.List(m.ctx)
 		if err != nil {
 			m.cfg.Log.Warn("list disks", "error", err)
 		}
-		m.used, m.usedAt = map[string]int64{}, time.Now()
+		m.use.bytes, m.use.at = map[string]int64{}, time.Now()
 		for _, d := range disks {
-			m.used[d.ID] = d.Used
+			m.use.bytes[d.ID] = d.Used
 		}
 	}
-	v.DiskUsed = m.used[v.Spec.ID]
+	v.DiskUsed = m.use.bytes[v.Spec.ID]
 	return v
+}
+
+// lastUse is the disk's use when somebody last asked for it.
+func (m *Manager) lastUse(id string) int64 {
+	m.use.Lock()
+	defer m.use.Unlock()
+	return m.use.bytes[id]
 }
 
 // errInterrupted is the cause of an operation that was broken off for a newer one.
