@@ -312,10 +312,10 @@ func (ag *agent) openManagers(context.Context) error {
 	if err := ag.openPolicies(); err != nil {
 		return err
 	}
-	if err := ag.openBackups(); err != nil {
+	if err := ag.openMigrations(); err != nil {
 		return err
 	}
-	if err := ag.openMigrations(); err != nil {
+	if err := ag.openBackups(); err != nil {
 		return err
 	}
 	ag.metrics = metrics.New(metrics.Config{Version: versionText(), Servers: ag.servers, Snapshots: ag.snapshots, Policies: ag.policies, Host: ag.hostMetrics, Log: ag.log.Named("metrics")})

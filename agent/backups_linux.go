@@ -45,7 +45,7 @@ func (ag *agent) openBackups() error {
 		return err
 	}
 	ag.recovery = recovery.NewManager(recovery.Config{
-		Host: ag.config.Name, Backups: ag.backups, Stores: stores, Snapshots: ag.snapshots, Servers: ag.servers, Peers: ag.peers,
+		Host: ag.config.Name, Backups: ag.backups, Stores: stores, Snapshots: ag.snapshots, Servers: ag.servers, Moves: ag.moves, Peers: ag.peers,
 	})
 	return nil
 }

@@ -118,7 +118,7 @@ func (m mover) carry(ctx context.Context, held *vserver.Held, to *testHost) erro
 	if err := to.kernel.Pool.Disks().Create(ctx, rec.Spec.ID, rec.Image.ID, rec.Spec.Disk.Size); err != nil {
 		return err
 	}
-	return to.servers.Accept(ctx, rec.Spec.ID)
+	return to.servers.Accept(ctx, rec.Spec.ID, false)
 }
 
 // Recover makes a server anew; its disk is as new as those of other tests.

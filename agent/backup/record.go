@@ -94,6 +94,7 @@ type View struct {
 	Checksum   string    // of what the disk holds
 	Created    time.Time // the snapshot's moment
 	Origin     Origin
+	Spec       vserver.Spec      // of the server then, secrets left out; only of what a target's catalog tells
 	Operation  vserver.Operation // under way, or the last one if it failed
 	Gone       bool              // last view of a deleted backup
 }
@@ -112,5 +113,5 @@ func (r Record) view() View {
 func viewOf(target string, m Manifest, size int64) View {
 	s := m.Snapshot
 	return View{ID: m.ID, Name: m.Name, Server: s.Server, ServerName: s.ServerName, Snapshot: s.ID, Host: s.Host, Target: target, Parent: m.Parent,
-		State: PhaseReady, Size: size, DiskSize: s.Size, Checksum: s.Checksum, Created: s.Created, Origin: m.Origin}
+		State: PhaseReady, Size: size, DiskSize: s.Size, Checksum: s.Checksum, Created: s.Created, Origin: m.Origin, Spec: s.Spec}
 }

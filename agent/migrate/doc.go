@@ -9,6 +9,7 @@
 //	wire.go     the frames, below
 //	target.go   prepares, receives, takes over, forgets
 //	source.go   starts, copies, hands over, gives up; send.go sends a round
+//	reclaim.go  takes a server back from a target that is lost for good
 //	lend.go     asks where servers are that took addresses of this host along
 //	edges.go    the rest of the agent as this package needs it
 //
@@ -44,6 +45,13 @@
 //     before owner is recorded. What comes after is done again until it is done.
 //  8. Once links are up and both agents run, exactly one side has the server, and arrivals,
 //     reservations and migration snapshots are gone.
+//
+// A target that is lost for good never answers: then somebody says so ([Manager.Reclaim]).
+// This is the one other way out of handover than those of 3, and what keeps 1 is the
+// server's term. The source records reclaims, with a higher term, asks the target nothing
+// any more, and only then clears Leaving and sets that term, in one write. A target that
+// returns after all and had recorded owner asks before it starts the server, as long as the
+// source has not told that it knows ([Manager.Awaits]), and finds the higher term.
 //
 // While the source is in handover and can't reach the target the server runs nowhere: only
 // the target knows whose it is.

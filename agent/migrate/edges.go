@@ -21,8 +21,14 @@ type Servers interface {
 	Get(idOrName string) (vserver.View, error)
 	Hold(ctx context.Context, idOrName, kind string, f func(context.Context, *vserver.Held) error) error
 	Release(ctx context.Context, id, to string) error
+	Reclaim(ctx context.Context, id, lost string, term uint64) (vserver.View, error)
+	Guests
+}
+
+// Guests are servers that are on their way here (*vserver.Manager).
+type Guests interface {
 	Reserve(ctx context.Context, in vserver.Incoming) error
-	Accept(ctx context.Context, id string) error
+	Accept(ctx context.Context, id string, late bool) error
 	Abandon(ctx context.Context, id string) error
 }
 

@@ -9,6 +9,7 @@ const (
 	SourceHandover SourcePhase = "handover" // may not start the server by itself
 	SourceMoved    SourcePhase = "moved"    // the target has it; what is here goes
 	SourceDone     SourcePhase = "done"     // only says where the server went
+	SourceReclaims SourcePhase = "reclaims" // the target is lost for good: the server is this host's again
 )
 
 // TargetPhase is how far the side is that gets the server; it is what the target answers.

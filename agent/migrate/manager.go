@@ -125,7 +125,7 @@ func (m *Manager) sweep() {
 		for _, r := range out {
 			old := time.Since(r.Progressed)
 			switch {
-			case r.Phase == SourceCopying && old > ticketLife, r.Phase == SourceHandover, r.Phase == SourceMoved:
+			case r.Phase == SourceCopying && old > ticketLife, r.Phase == SourceHandover, r.Phase == SourceMoved, r.Phase == SourceReclaims:
 				m.begin(r.Server)
 			case r.Phase == SourceDone && old > doneLife:
 				if err := m.dropOutgoing(r.Server); err != nil {

@@ -31,6 +31,7 @@ type outgoing struct {
 	Secret       []byte
 	Settings     vserver.Migration
 	Phase        SourcePhase
+	Term         uint64    // with SourceReclaims: in which it is this host's again
 	Progressed   time.Time // when the target last acknowledged something
 
 	Base  string   // the snapshot that the target has, "" for none

@@ -49,6 +49,9 @@ func (m *Manager) Start(ctx context.Context, move Move) (vserver.View, error) {
 		return v, err
 	}
 	rec, there := m.outgoingOf(v.Spec.ID)
+	if there && rec.Phase == SourceReclaims {
+		return v, fault.New(fault.Aborted, "migrate server %s: it is being taken back from host %s", v.Spec.Name, rec.Target)
+	}
 	if there && (rec.Phase == SourceHandover || rec.Phase == SourceMoved) {
 		if rec.Target != move.Target {
 			return v, fault.New(fault.Precondition, "migrate server %s: it is being handed over to host %s", v.Spec.Name, rec.Target)
@@ -75,6 +78,7 @@ func (m *Manager) Start(ctx context.Context, move Move) (vserver.View, error) {
 
 // working is an attempt that is under way.
 type working struct {
+	stop   context.CancelFunc
 	held   chan struct{} // closed when the server is held, or there is no need
 	let    chan struct{} // closed when it is not any more: what follows is tidying up
 	done   chan struct{}
@@ -88,15 +92,18 @@ func (m *Manager) begin(server string) *working {
 	if w, ok := m.working[server]; ok {
 		return w
 	}
-	w := &working{held: make(chan struct{}), let: make(chan struct{}), done: make(chan struct{})}
+	ctx, stop := context.WithCancel(m.ctx)
+	w := &working{stop: stop, held: make(chan struct{}), let: make(chan struct{}), done: make(chan struct{})}
 	if m.ctx.Err() != nil {
+		stop()
 		close(w.held)
 		return w
 	}
 	m.working[server] = w
 	m.wg.Go(func() {
 		defer close(w.done)
-		m.work(server, w)
+		defer stop()
+		m.work(ctx, server, w)
 		m.mu.Lock()
 		delete(m.working, server)
 		m.mu.Unlock()
@@ -126,18 +133,18 @@ func (m *Manager) tidied(ctx context.Context, server string) error {
 }
 
 // work is one attempt: it holds the server, copies and hands over, and tidies up after.
-func (m *Manager) work(server string, w *working) {
+func (m *Manager) work(ctx context.Context, server string, w *working) {
 	rec, _ := m.outgoingOf(server)
 	var err error
-	if rec.Phase != SourceMoved {
-		err = m.cfg.Servers.Hold(m.ctx, server, "migrate", func(ctx context.Context, h *vserver.Held) error {
+	if rec.Phase != SourceMoved && rec.Phase != SourceReclaims {
+		err = m.cfg.Servers.Hold(ctx, server, "migrate", func(ctx context.Context, h *vserver.Held) error {
 			defer close(w.let) // before the operation is seen to be over
 			w.isHeld = true
 			close(w.held)
 			err := m.attempt(ctx, h, server)
 			// So is the end of a move that is over: who sees that it failed may prepare the next
 			// one at once, which must not be taken for this one.
-			return errors.Join(err, m.failed(server, err))
+			return errors.Join(err, m.failed(ctx, server, err))
 		})
 	}
 	if !w.isHeld {
@@ -147,20 +154,22 @@ func (m *Manager) work(server string, w *working) {
 	rec, ok := m.outgoingOf(server)
 	switch {
 	case !ok:
+	case rec.Phase == SourceReclaims:
+		err = m.reclaimed(ctx, rec)
 	case rec.Phase == SourceMoved:
-		err = m.settle(rec)
+		err = m.settle(ctx, rec)
 	case !w.isHeld:
-		err = errors.Join(err, m.failed(server, err))
+		err = errors.Join(err, m.failed(ctx, server, err))
 	}
-	if err != nil && m.ctx.Err() == nil {
+	if err != nil && ctx.Err() == nil {
 		m.cfg.Log.Error("migrate a server", "server", rec.Name, "to", rec.Target, "error", err)
 	}
 }
 
 // failed gives a move up that is over, and records of another why it does not go on now.
-func (m *Manager) failed(server string, why error) error {
+func (m *Manager) failed(ctx context.Context, server string, why error) error {
 	rec, ok := m.outgoingOf(server)
-	if !ok || why == nil || rec.Phase != SourceCopying || m.ctx.Err() != nil {
+	if !ok || why == nil || rec.Phase != SourceCopying || ctx.Err() != nil {
 		return nil
 	}
 	if m.gaveUp(rec, why) {
@@ -334,29 +343,29 @@ func (m *Manager) lend(rec outgoing) error {
 }
 
 // settle removes what is left here of a server that the target has, and lets it know.
-func (m *Manager) settle(rec outgoing) error {
+func (m *Manager) settle(ctx context.Context, rec outgoing) error {
 	if err := m.lend(rec); err != nil {
 		return err
 	}
-	if err := m.cfg.Servers.Release(m.ctx, rec.Server, rec.Target); err != nil {
+	if err := m.cfg.Servers.Release(ctx, rec.Server, rec.Target); err != nil {
 		return err
 	}
 	for _, id := range rec.Kept {
-		if err := m.dropSnapshot(m.ctx, id); err != nil {
+		if err := m.dropSnapshot(ctx, id); err != nil {
 			return err
 		}
 	}
-	if err := m.removeMine(m.ctx, rec); err != nil {
+	if err := m.removeMine(ctx, rec); err != nil {
 		return err
 	}
 	for delay := time.Second; ; delay = min(2*delay, time.Minute) {
-		s, err := m.ask(m.ctx, rec, sourceAsks(rec.Phase, false))
+		s, err := m.ask(ctx, rec, sourceAsks(rec.Phase, false))
 		if err == nil && sourceNext(rec.Phase, s.Phase) == stepDone {
 			return m.putOutgoing(outgoing{Server: rec.Server, Name: rec.Name, Move: rec.Move, Target: rec.Target, Endpoint: rec.Endpoint, Phase: SourceDone, Progressed: time.Now().UTC()})
 		}
 		select {
 		case <-time.After(delay):
-		case <-m.ctx.Done():
+		case <-ctx.Done():
 			return nil
 		}
 	}

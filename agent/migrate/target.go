@@ -163,14 +163,14 @@ func (m *Manager) asked(ctx context.Context, peer string, a asking) (state, erro
 			return state{}, err
 		}
 		m.cfg.Log.Info("a server was taken over", "server", rec.Name, "from", rec.Source)
-		m.takeOver(ctx, rec)
+		m.takeOver(ctx, rec, false)
 	case next == TargetForgetting:
 		if err := m.forget(ctx, rec); err != nil {
 			return state{}, err
 		}
 		return state{Phase: TargetUnknown}, nil
 	case next == TargetUnknown: // the source knows; so does this side, once the server is in its place
-		if !m.takeOver(ctx, rec) {
+		if !m.takeOver(ctx, rec, false) {
 			break
 		}
 		if err := m.dropIncoming(rec.Move); err != nil {
@@ -186,13 +186,14 @@ func (r incoming) state() state {
 }
 
 // takeOver lets the server live here, after the decision; false if that is still to be done.
-// It does so once: later the server may have moved on, and may even be on its way back.
-func (m *Manager) takeOver(ctx context.Context, rec incoming) bool {
+// It does so once: later the server may have moved on, and may even be on its way back. late
+// says that the source may have given this host up since.
+func (m *Manager) takeOver(ctx context.Context, rec incoming, late bool) bool {
 	if rec.Accepted {
 		return true
 	}
 	ctx = context.WithoutCancel(ctx)
-	err := m.cfg.Servers.Accept(ctx, rec.Server)
+	err := m.cfg.Servers.Accept(ctx, rec.Server, late)
 	if fault.Is(err, fault.NotFound) { // accepted before, and deleted or moved on since
 		err = nil
 	}
@@ -263,7 +264,7 @@ func (m *Manager) finish(ctx context.Context, move string, giveUp bool) {
 	switch {
 	case !ok:
 	case rec.Phase == TargetOwner:
-		m.takeOver(ctx, rec)
+		m.takeOver(ctx, rec, true)
 	case rec.Phase == TargetForgetting, giveUp, time.Now().After(rec.Expires):
 		if err := m.forget(ctx, rec); err != nil {
 			m.cfg.Log.Warn("forget a move", "server", rec.Name, "error", err)

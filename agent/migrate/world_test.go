@@ -32,6 +32,7 @@ type world struct {
 	mu     sync.Mutex
 	events int // writes of records and frames so far
 	faults map[int]faultKind
+	lose   int // event at which beta is lost, with all that it is; 0 for none
 	cuts   []func()
 	log    []string
 	truth  content // what the server's disk should hold
@@ -119,7 +120,7 @@ func (h *host) start() {
 	if err != nil {
 		h.w.t.Fatal(err)
 	}
-	config.Segments = networks
+	config.Segments, config.Superseded = networks, h.superseded
 	servers, err := vserver.NewManager(config)
 	if err != nil {
 		h.w.t.Fatal(err)
@@ -161,6 +162,13 @@ func (h *host) die() {
 	}
 }
 
+// lost is die for a host whose agent nobody starts again.
+func (h *host) lost() {
+	h.alive = false
+	h.pool.crash()
+	h.w.cutAll()
+}
+
 func (w *world) cutAll() {
 	for _, cut := range w.cuts {
 		cut()
@@ -173,6 +181,9 @@ func (w *world) event(text string) (faultKind, bool) {
 	w.events++
 	w.log = append(w.log, fmt.Sprintf("%d %s", w.events, text))
 	w.check()
+	if w.events == w.lose {
+		w.hosts["beta"].lost()
+	}
 	k, ok := w.faults[w.events]
 	return k, ok
 }

@@ -8,6 +8,7 @@
 // other hosts. Only a host that nobody can tell does not start them.
 //
 //	Recover   find backup → claim → import the snapshot → vserver.Revive
+//	          or, where it was being handed over to the lost host: claim → migrate's Reclaim
 //
 // Each step may be made twice with the same result, so a request that was broken off is
 // made again.
@@ -15,9 +16,9 @@ package recovery
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -46,7 +47,19 @@ type Snapshots interface {
 
 // Servers are this host's servers (vserver.Manager).
 type Servers interface {
+	// Owned says whether this host has a server; Term is the term in which it does.
+	Owned(id string) bool
+	Term(id string) uint64
+	Get(idOrName string) (vserver.View, error)
 	Revive(ctx context.Context, spec vserver.Spec, c vserver.Capture, term uint64) (vserver.View, error)
+}
+
+// Moves are those of servers from and to this host (migrate.Manager).
+type Moves interface {
+	// Reclaim takes a server back that was being handed over to a host that is lost.
+	Reclaim(ctx context.Context, server, lost string, term uint64) error
+	// Awaits names the host that a server came from and that may still take it back.
+	Awaits(server string) string
 }
 
 // Peers are the other hosts (package endpoint).
@@ -64,14 +77,18 @@ type Config struct {
 	Stores    Stores
 	Snapshots Snapshots
 	Servers   Servers
+	Moves     Moves
 	Peers     Peers
 }
 
 // Manager recovers servers on one host.
-type Manager struct{ cfg Config }
+type Manager struct {
+	cfg      Config
+	claiming sync.Mutex
+}
 
 // NewManager makes a manager.
-func NewManager(cfg Config) *Manager { return &Manager{cfg} }
+func NewManager(cfg Config) *Manager { return &Manager{cfg: cfg} }
 
 // Request asks for a server of a lost host.
 type Request struct {
@@ -84,7 +101,7 @@ type Request struct {
 // Recovered is a server under way, and what it starts from.
 type Recovered struct {
 	Server vserver.View
-	Backup string
+	Backup string    // "" if it was taken back, as it is
 	At     time.Time // of the backup's snapshot: what was written later is lost
 }
 
@@ -96,6 +113,9 @@ func (m *Manager) Recover(ctx context.Context, r Request) (Recovered, error) {
 	if r.LostHost == "" || r.LostHost == m.cfg.Host {
 		return Recovered{}, fault.Field("host", "%s: host %q is the one to recover it on; name the host that is lost", verb, m.cfg.Host)
 	}
+	if v, err := m.cfg.Servers.Get(r.Spec.ID); err == nil && v.Leaving != "" {
+		return m.reclaim(ctx, v, r.LostHost)
+	}
 	target := r.Target
 	if target == "" {
 		target = r.Spec.BackupPolicy.Target
@@ -103,16 +123,21 @@ func (m *Manager) Recover(ctx context.Context, r Request) (Recovered, error) {
 	if target == "" {
 		return Recovered{}, fault.Field("backup_policy.target", "%s: it has no backup policy; say where its backups are", verb)
 	}
-	manifest, err := m.find(ctx, target, r)
+	manifest, known, err := m.find(ctx, target, r)
 	if err != nil {
 		return Recovered{}, fmt.Errorf("%s: %w", verb, err)
 	}
-	term, err := m.claim(ctx, target, r.Spec.ID)
-	if err != nil {
-		return Recovered{}, fmt.Errorf("%s: %w", verb, err)
+	// Between a claim and the record that it is for nobody else may claim the server.
+	m.claiming.Lock()
+	defer m.claiming.Unlock()
+	term := m.cfg.Servers.Term(r.Spec.ID)
+	if !m.cfg.Servers.Owned(r.Spec.ID) { // else this is the same request again, or will be refused
+		if term, err = m.raise(ctx, r.Spec.ID, known, target, r.Spec.BackupPolicy.Target); err != nil {
+			return Recovered{}, fmt.Errorf("%s: %w", verb, err)
+		}
 	}
 	rec := manifest.Snapshot
-	rec.ID = uuid.NewSHA1(uuid.MustParse(manifest.ID), fmt.Appendf(nil, "recover/%s/%d", m.cfg.Host, term)).String()
+	rec.ID = uuid.NewSHA1(uuid.MustParse(manifest.ID), []byte("recover/"+m.cfg.Host)).String()
 	if _, err := m.cfg.Snapshots.Import(ctx, rec, snapshot.From{Target: target, Backup: manifest.ID}); err != nil {
 		return Recovered{}, fmt.Errorf("%s: %w", verb, err)
 	}
@@ -121,119 +146,88 @@ func (m *Manager) Recover(ctx context.Context, r Request) (Recovered, error) {
 	return Recovered{Server: v, Backup: manifest.ID, At: rec.Created}, err
 }
 
-// find is the backup to start from.
-func (m *Manager) find(ctx context.Context, target string, r Request) (backup.Manifest, error) {
+// reclaim takes a server back that was being handed over to the lost host. It is as it was,
+// and needs no backup.
+func (m *Manager) reclaim(ctx context.Context, v vserver.View, lost string) (Recovered, error) {
+	id, verb := v.Spec.ID, "take server "+v.Spec.Name+" back"
+	if v.Leaving != lost {
+		return Recovered{}, fault.New(fault.Precondition, "%s: it is being handed over to host %s, not to host %s", verb, v.Leaving, lost)
+	}
+	m.claiming.Lock()
+	defer m.claiming.Unlock()
+	here, targets := m.cfg.Servers.Term(id), m.targets(v.Spec)
+	for _, target := range targets {
+		if host, _ := m.claimed(ctx, target, vserver.Record{Spec: v.Spec, Term: here}); host != "" {
+			return Recovered{}, fault.New(fault.Aborted, "%s: host %s has taken it over", verb, host)
+		}
+	}
+	// The backups may be lost with the host, so none of their places has to take the claim:
+	// what the lost host asks should it return is this host (see Superseded).
+	term, err := m.raise(ctx, id, here, append([]string{""}, targets...)...)
+	if err != nil {
+		return Recovered{}, fmt.Errorf("%s: %w", verb, err)
+	}
+	if err := m.cfg.Moves.Reclaim(ctx, id, lost, term); err != nil {
+		return Recovered{}, fmt.Errorf("%s: %w", verb, err)
+	}
+	v, err = m.cfg.Servers.Get(id)
+	return Recovered{Server: v}, err
+}
+
+// find is the backup to start from, and the highest term that the backups know of.
+func (m *Manager) find(ctx context.Context, target string, r Request) (found backup.Manifest, term uint64, err error) {
 	all, err := m.cfg.Backups.Catalog(ctx, target, r.Spec.ID)
 	if err != nil {
-		return backup.Manifest{}, err
+		return found, 0, err
 	}
-	for _, f := range slices.Backward(all) {
+	for _, f := range all { // the newest comes last
+		term = max(term, f.Manifest.Snapshot.Term)
 		if f.Problem == "" && (r.Backup == "" || f.Backup == r.Backup) {
-			return f.Manifest, nil
+			found = f.Manifest
 		}
 	}
-	if r.Backup != "" {
-		return backup.Manifest{}, fault.New(fault.NotFound, "target %s has no backup %s of it that can be read", target, r.Backup)
-	}
-	return backup.Manifest{}, fault.New(fault.NotFound, "target %s has no backup of it that can be read (%d that can't)", target, len(all))
-}
-
-// claim makes the server this host's where the backups are.
-func (m *Manager) claim(ctx context.Context, target, server string) (term uint64, err error) {
-	t, err := m.cfg.Stores.Open(ctx, target)
-	if err != nil {
-		return 0, err
-	}
-	was, err := backup.GetClaim(ctx, t, server)
 	switch {
-	case fault.Is(err, fault.NotFound):
-		term = 1
-	case err != nil:
-		return 0, err
-	case was.Host == m.cfg.Host:
-		return was.Generation, nil
-	default:
-		term = was.Generation + 1
+	case found.ID != "":
+		return found, term, nil
+	case r.Backup != "":
+		return found, 0, fault.New(fault.NotFound, "target %s has no backup %s of it that can be read", target, r.Backup)
 	}
-	return term, backup.PutClaim(ctx, t, backup.Claim{Server: server, Host: m.cfg.Host, Generation: term, Time: time.Now().UTC()})
+	return found, 0, fault.New(fault.NotFound, "target %s has no backup of it that can be read (%d that can't)", target, len(all))
 }
 
-// Superseded says which host has taken a server over from this one, "" if none has. An
-// error means that neither the places of its backups nor all other hosts have answered.
-func (m *Manager) Superseded(ctx context.Context, r vserver.Record) (string, error) {
-	targets := m.targets(r.Spec)
-	silent := error(nil)
-	for _, target := range targets {
-		host, err := m.claimed(ctx, target, r)
-		if err != nil {
-			silent = errors.Join(silent, err)
-		} else if host != "" {
-			return host, nil
+// raise makes the server this host's where its backups are, in a term that is higher than
+// known and than any that was claimed there. So is a claim that was this host's own before:
+// the server may have moved on in that term, and whoever has it then could not tell the new
+// claim from the old one.
+//
+// The first target must take the claim. The others may be lost as the host is: that they
+// can't be reached keeps nobody from a recovery.
+func (m *Manager) raise(ctx context.Context, server string, known uint64, targets ...string) (uint64, error) {
+	var open []backup.Target
+	for i, name := range targets {
+		if name == "" || slices.Contains(targets[:i], name) {
+			continue
+		}
+		t, err := m.cfg.Stores.Open(ctx, name)
+		if err == nil {
+			var was backup.Claim
+			if was, err = backup.GetClaim(ctx, t, server); fault.Is(err, fault.NotFound) {
+				err = nil
+			}
+			known = max(known, was.Generation)
+		}
+		if err == nil {
+			open = append(open, t)
+		} else if i == 0 {
+			return 0, err
 		}
 	}
-	if len(targets) > 0 && silent == nil {
-		return "", nil
-	}
-	host, err := m.askPeers(ctx, r)
-	if host != "" || err == nil || len(targets) == 0 {
-		return host, nil // who has no backups can't have been recovered, but for a manual one that went with its host
-	}
-	return "", errors.Join(silent, err)
-}
-
-// targets are where the server's backups are.
-func (m *Manager) targets(s vserver.Spec) []string {
-	var all []string
-	if t := s.BackupPolicy.Target; t != "" {
-		all = append(all, t)
-	}
-	for _, b := range m.cfg.Backups.List(s.ID) {
-		if !slices.Contains(all, b.Target) {
-			all = append(all, b.Target)
+	for _, t := range open {
+		if err := backup.PutClaim(ctx, t, backup.Claim{Server: server, Host: m.cfg.Host, Generation: known + 1, Time: time.Now().UTC()}); err != nil {
+			return 0, err
 		}
 	}
-	return all
-}
-
-func (m *Manager) claimed(ctx context.Context, target string, r vserver.Record) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	t, err := m.cfg.Stores.Open(ctx, target)
-	if err != nil {
-		return "", err
-	}
-	c, err := backup.GetClaim(ctx, t, r.Spec.ID)
-	switch {
-	case fault.Is(err, fault.NotFound):
-		return "", nil
-	case err != nil:
-		return "", err
-	case c.Host != m.cfg.Host && c.Generation > r.Term:
-		return c.Host, nil
-	}
-	return "", nil
-}
-
-// askTimeout is how long one place or host may take to answer.
-const askTimeout = 10 * time.Second
-
-func (m *Manager) askPeers(ctx context.Context, r vserver.Record) (string, error) {
-	hosts := m.cfg.Peers.Hosts()
-	if len(hosts) == 0 {
-		return "", fault.New(fault.Unavailable, "this host knows no others that it could ask")
-	}
-	var silent error
-	for _, host := range hosts {
-		asking, cancel := context.WithTimeout(ctx, askTimeout)
-		term, err := m.cfg.Peers.Term(asking, host, r.Spec.ID)
-		cancel()
-		if err != nil {
-			silent = errors.Join(silent, fmt.Errorf("ask host %s: %w", host, err))
-		} else if term > r.Term {
-			return host, nil
-		}
-	}
-	return "", silent
+	return known + 1, nil
 }
 
 // ImportRequest asks for a snapshot that is made of a backup.

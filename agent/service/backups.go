@@ -137,7 +137,7 @@ func foundToProto(f backup.Found) *reflejov1.Backup {
 }
 
 func backupToProto(v backup.View) *reflejov1.Backup {
-	return &reflejov1.Backup{
+	p := &reflejov1.Backup{
 		Id:         v.ID,
 		Name:       v.Name,
 		ServerId:   v.Server,
@@ -154,4 +154,8 @@ func backupToProto(v backup.View) *reflejov1.Backup {
 		Origin:     string(v.Origin),
 		Operation:  operationToProto(v.Operation),
 	}
+	if v.Spec.ID != "" {
+		p.Spec = specToProto(v.Spec)
+	}
+	return p
 }

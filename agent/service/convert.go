@@ -160,6 +160,7 @@ func viewToProto(v vserver.View) *reflejov1.Server {
 		DiskUsed:   v.DiskUsed,
 		Generation: v.Generation,
 		MovedTo:    v.MovedTo,
+		Leaving:    v.Leaving,
 		Operation:  operationToProto(v.Operation),
 		Nics: convertMap(v.NICs, func(n vserver.NICView) *reflejov1.NicStatus {
 			return &reflejov1.NicStatus{Address: n.Address, Mac: n.MAC, Network: n.NetworkID}

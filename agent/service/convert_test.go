@@ -134,7 +134,7 @@ func TestAnswersAreComplete(t *testing.T) {
 		{viewToProto(view), []string{"host", "image_name", "usage", "spec.first_boot"}},
 		{usageToProto(usage), nil},
 		{snapshotToProto(copied), []string{"host", "spec.first_boot"}},
-		{backupToProto(saved), nil},
+		{backupToProto(saved), []string{"spec.first_boot"}},
 		{networkToProto(net), nil},
 		{imageToProto(info, 1), nil},
 		{resourcesToProto(resources), nil},

@@ -70,6 +70,7 @@ type Record struct {
 	Created     time.Time     // the moment it shows, if it is complete
 	Spec        vserver.Spec  // of the server then, secrets left out
 	Image       vserver.Image // of the server then
+	Term        uint64        // of the server then: see vserver.Record
 
 	// Held is how many bytes it adds to the union of the server's snapshots in this pool:
 	// those in which it differs from Base, which came into the pool before it, or all that

@@ -84,7 +84,7 @@ func (it *item) describe(server vserver.Record, state vserver.State) error {
 	spec := server.Spec
 	spec.FirstBoot.UserData = ""
 	return it.save(in(PhaseCreating, func(r *Record) {
-		r.ServerName, r.ServerState, r.Spec, r.Image = spec.Name, state, spec, server.Image
+		r.ServerName, r.ServerState, r.Spec, r.Image, r.Term = spec.Name, state, spec, server.Image, server.Term
 		r.Size, r.Created = spec.Disk.Size, it.m.cfg.Now().UTC()
 	}))
 }

@@ -296,7 +296,7 @@ func TestMoveIn(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 2 {
-			if err := w.m.Accept(w.t.Context(), s.ID); err != nil {
+			if err := w.m.Accept(w.t.Context(), s.ID, false); err != nil {
 				t.Fatal(err)
 			}
 			w.want(w.settle(s.ID), vserver.StateRunning)

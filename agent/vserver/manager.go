@@ -460,7 +460,7 @@ func (m *Manager) changeIdle(s *server, kind string, f func(*Record) error) (Vie
 		return View{}, err
 	}
 	s.mu.Lock()
-	s.rec = rec
+	s.rec, s.away = rec, kind == opRecover // else somebody who asks now knows better
 	s.mu.Unlock()
 	s.begin()
 	return s.view(), nil

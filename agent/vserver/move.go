@@ -80,8 +80,10 @@ func (in Incoming) record(spec Spec) Record {
 }
 
 // Accept makes durable that this host has the server now, and begins to bring it to what
-// it should be. Its disk must be in the pool. Accepting what is here already succeeds.
-func (m *Manager) Accept(ctx context.Context, id string) error {
+// it should be. Its disk must be in the pool. Accepting what is here already succeeds. late
+// says that this was decided a while ago: as this host may have been away since, it is asked
+// before the server starts whether another one has taken it over (Config.Superseded).
+func (m *Manager) Accept(ctx context.Context, id string, late bool) error {
 	s, err := m.find(id)
 	if err != nil {
 		return err
@@ -89,7 +91,11 @@ func (m *Manager) Accept(ctx context.Context, id string) error {
 	if s.record().Phase == PhaseLive {
 		return nil
 	}
-	_, err = m.change(ctx, id, "migrate", false, func(rec *Record) error {
+	kind := "migrate"
+	if late {
+		kind = opRecover
+	}
+	_, err = m.change(ctx, id, kind, false, func(rec *Record) error {
 		if rec.Phase != PhaseIncoming {
 			return fault.New(fault.Precondition, "take server %s: it is not on its way here (%s)", rec.Spec.Name, rec.Phase)
 		}
@@ -121,6 +127,27 @@ func (m *Manager) Release(ctx context.Context, id, to string) error {
 
 func (r *Record) release(to string) {
 	r.Phase, r.MovedTo, r.Leaving, r.Force = PhaseMoved, to, "", true
+}
+
+// Reclaim lets a server run here again that was being handed over to a host that is lost
+// for good, in a term that is higher than that which the lost host knows: should it return
+// and have taken the server over, it finds that it may not start it. Called again it succeeds.
+func (m *Manager) Reclaim(ctx context.Context, id, lost string, term uint64) (View, error) {
+	s, err := m.find(id)
+	if err != nil {
+		return View{}, err
+	}
+	if rec := s.record(); rec.Phase == PhaseLive && rec.Leaving == "" && rec.Term >= term {
+		return s.view(), nil
+	}
+	return m.change(ctx, id, "migrate", false, func(rec *Record) error {
+		if rec.Phase != PhaseLive || rec.Closed != "" || rec.Leaving != "" && rec.Leaving != lost {
+			return fault.New(fault.Precondition, "take server %s back from host %s: it is not being handed over to it", rec.Spec.Name, lost)
+		}
+		rec.Leaving, rec.Term = "", max(rec.Term, term)
+		rec.say(time.Now(), "taken back: host "+lost+", to which it was being handed over, is lost")
+		return nil
+	})
 }
 
 // Abandon gives back what was reserved for an incoming server. One that is not there

@@ -36,6 +36,7 @@ func (m *Manager) Recover(ctx context.Context) error {
 		rec := s.rec.clone()
 		steps := Plan(rec, s.have)
 		started := s.have.running()
+		s.away = slices.Contains(steps, StepRunStart)
 		s.mu.Unlock()
 		if len(steps) == 0 && rec.Operation.Settled() {
 			s.watchEnd()
@@ -74,12 +75,14 @@ func (s *server) askSuperseded(ctx context.Context) error {
 	for pause := firstAsk; ; pause = min(2*pause, lastAsk) {
 		host, err := s.m.cfg.Superseded(ctx, rec)
 		if host != "" {
+			s.answered()
 			return s.save(func(r *Record) {
 				r.Closed, r.Rebooting = host, false
 				r.say(time.Now(), "closed: host "+host+" took it over from a backup while this host was lost")
 			})
 		}
 		if err == nil {
+			s.answered()
 			return nil
 		}
 		s.m.cfg.Log.Warn("a server is not started: nobody can say whether another host has taken it over", "server", s.id, "error", err, "again", pause.String())
@@ -88,6 +91,13 @@ func (s *server) askSuperseded(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// answered: it is known whose the server is.
+func (s *server) answered() {
+	s.mu.Lock()
+	s.away = false
+	s.mu.Unlock()
 }
 
 // recovering reports whether an agent's start is at work on the server.

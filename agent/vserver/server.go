@@ -40,6 +40,7 @@ type server struct {
 	cpuset    string             // last one set
 	stored    [sha256.Size]byte  // of the record as the store is known to have it; zero if it is not
 	job       *job               // what the next operation is, if it is no plan
+	away      bool               // this host may have been away: what would start the server asks whose it is
 }
 
 func newServer(m *Manager, rec Record) *server {
@@ -143,7 +144,7 @@ func (s *server) view() View {
 func (s *server) viewLocked() View {
 	rec := s.rec.clone()
 	v := View{Spec: rec.Spec, State: s.stateLocked(), Created: rec.Created, Operation: rec.Operation, Generation: rec.Generation,
-		Messages: rec.Messages, Gone: s.deleted, MovedTo: rec.MovedTo, NICs: make(map[string]NICView, len(rec.Links))}
+		Messages: rec.Messages, Gone: s.deleted, MovedTo: rec.MovedTo, Leaving: rec.Leaving, NICs: make(map[string]NICView, len(rec.Links))}
 	v.Spec.FirstBoot.UserData = ""
 	v.DiskUsed = s.m.lastUse(s.id)
 	if s.have.running() {

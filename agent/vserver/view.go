@@ -15,6 +15,7 @@ type View struct {
 	Messages   []Message
 	Gone       bool   // last view of a server that was deleted or has moved
 	MovedTo    string // with Gone: the host that has it now, "" if it was deleted
+	Leaving    string // the host that it is being handed over to: it may not run here until that is decided
 }
 
 // NICView is what was decided for one interface.

@@ -49,13 +49,13 @@ func (s *server) work(ctx context.Context) {
 // phase wants. The error is the operation's own; what happened to it is in the record.
 func (s *server) carryOut(ctx context.Context) error {
 	s.mu.Lock()
-	recovering, job := s.rec.Operation.Kind == opRecover, s.job
+	recovering, away, job := s.rec.Operation.Kind == opRecover, s.away, s.job
 	s.job = nil
 	s.mu.Unlock()
 	if job != nil {
 		return s.runJob(ctx, job)
 	}
-	if recovering {
+	if away {
 		if err := s.askSuperseded(ctx); err != nil {
 			return err
 		}

@@ -39,6 +39,7 @@ type Backup struct {
 	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"` // the snapshot's moment
 	Origin        string                 `protobuf:"bytes,14,opt,name=origin,proto3" json:"origin,omitempty"`                        // manual or policy
 	Operation     *Operation             `protobuf:"bytes,15,opt,name=operation,proto3" json:"operation,omitempty"`
+	Spec          *ServerSpec            `protobuf:"bytes,16,opt,name=spec,proto3" json:"spec,omitempty"` // of the server when the snapshot was taken, secrets left out; only in ListTarget
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -174,6 +175,13 @@ func (x *Backup) GetOrigin() string {
 func (x *Backup) GetOperation() *Operation {
 	if x != nil {
 		return x.Operation
+	}
+	return nil
+}
+
+func (x *Backup) GetSpec() *ServerSpec {
+	if x != nil {
+		return x.Spec
 	}
 	return nil
 }
@@ -581,6 +589,7 @@ func (x *WatchBackupResponse) GetGone() bool {
 type DeleteBackupRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Target        string                 `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"` // where it is, if this host does not know it (its own host is lost); "" = a backup that this host knows
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -618,6 +627,13 @@ func (*DeleteBackupRequest) Descriptor() ([]byte, []int) {
 func (x *DeleteBackupRequest) GetId() string {
 	if x != nil {
 		return x.Id
+	}
+	return ""
+}
+
+func (x *DeleteBackupRequest) GetTarget() string {
+	if x != nil {
+		return x.Target
 	}
 	return ""
 }
@@ -991,7 +1007,7 @@ var File_reflejo_v1_backup_proto protoreflect.FileDescriptor
 const file_reflejo_v1_backup_proto_rawDesc = "" +
 	"\n" +
 	"\x17reflejo/v1/backup.proto\x12\n" +
-	"reflejo.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17reflejo/v1/server.proto\x1a\x19reflejo/v1/snapshot.proto\"\xbf\x03\n" +
+	"reflejo.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17reflejo/v1/server.proto\x1a\x19reflejo/v1/snapshot.proto\"\xeb\x03\n" +
 	"\x06Backup\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1b\n" +
@@ -1011,7 +1027,8 @@ const file_reflejo_v1_backup_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x16\n" +
 	"\x06origin\x18\x0e \x01(\tR\x06origin\x123\n" +
-	"\toperation\x18\x0f \x01(\v2\x15.reflejo.v1.OperationR\toperation\"\x8f\x01\n" +
+	"\toperation\x18\x0f \x01(\v2\x15.reflejo.v1.OperationR\toperation\x12*\n" +
+	"\x04spec\x18\x10 \x01(\v2\x16.reflejo.v1.ServerSpecR\x04spec\"\x8f\x01\n" +
 	"\x13CreateBackupRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\bsnapshot\x18\x02 \x01(\tR\bsnapshot\x12\x16\n" +
@@ -1033,9 +1050,10 @@ const file_reflejo_v1_backup_proto_rawDesc = "" +
 	"\runtil_settled\x18\x02 \x01(\bR\funtilSettled\"U\n" +
 	"\x13WatchBackupResponse\x12*\n" +
 	"\x06backup\x18\x01 \x01(\v2\x12.reflejo.v1.BackupR\x06backup\x12\x12\n" +
-	"\x04gone\x18\x02 \x01(\bR\x04gone\"%\n" +
+	"\x04gone\x18\x02 \x01(\bR\x04gone\"=\n" +
 	"\x13DeleteBackupRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"\x16\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06target\x18\x02 \x01(\tR\x06target\"\x16\n" +
 	"\x14DeleteBackupResponse\"=\n" +
 	"\x13VerifyBackupRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
@@ -1101,38 +1119,40 @@ var file_reflejo_v1_backup_proto_goTypes = []any{
 	(*ImportBackupResponse)(nil),  // 16: reflejo.v1.ImportBackupResponse
 	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
 	(*Operation)(nil),             // 18: reflejo.v1.Operation
-	(*Snapshot)(nil),              // 19: reflejo.v1.Snapshot
+	(*ServerSpec)(nil),            // 19: reflejo.v1.ServerSpec
+	(*Snapshot)(nil),              // 20: reflejo.v1.Snapshot
 }
 var file_reflejo_v1_backup_proto_depIdxs = []int32{
 	17, // 0: reflejo.v1.Backup.created_at:type_name -> google.protobuf.Timestamp
 	18, // 1: reflejo.v1.Backup.operation:type_name -> reflejo.v1.Operation
-	0,  // 2: reflejo.v1.CreateBackupResponse.backup:type_name -> reflejo.v1.Backup
-	0,  // 3: reflejo.v1.GetBackupResponse.backup:type_name -> reflejo.v1.Backup
-	0,  // 4: reflejo.v1.ListBackupsResponse.backups:type_name -> reflejo.v1.Backup
-	0,  // 5: reflejo.v1.WatchBackupResponse.backup:type_name -> reflejo.v1.Backup
-	0,  // 6: reflejo.v1.ListTargetResponse.backups:type_name -> reflejo.v1.Backup
-	19, // 7: reflejo.v1.ImportBackupResponse.snapshot:type_name -> reflejo.v1.Snapshot
-	1,  // 8: reflejo.v1.BackupService.CreateBackup:input_type -> reflejo.v1.CreateBackupRequest
-	3,  // 9: reflejo.v1.BackupService.GetBackup:input_type -> reflejo.v1.GetBackupRequest
-	5,  // 10: reflejo.v1.BackupService.ListBackups:input_type -> reflejo.v1.ListBackupsRequest
-	7,  // 11: reflejo.v1.BackupService.WatchBackup:input_type -> reflejo.v1.WatchBackupRequest
-	9,  // 12: reflejo.v1.BackupService.DeleteBackup:input_type -> reflejo.v1.DeleteBackupRequest
-	11, // 13: reflejo.v1.BackupService.VerifyBackup:input_type -> reflejo.v1.VerifyBackupRequest
-	13, // 14: reflejo.v1.BackupService.ListTarget:input_type -> reflejo.v1.ListTargetRequest
-	15, // 15: reflejo.v1.BackupService.ImportBackup:input_type -> reflejo.v1.ImportBackupRequest
-	2,  // 16: reflejo.v1.BackupService.CreateBackup:output_type -> reflejo.v1.CreateBackupResponse
-	4,  // 17: reflejo.v1.BackupService.GetBackup:output_type -> reflejo.v1.GetBackupResponse
-	6,  // 18: reflejo.v1.BackupService.ListBackups:output_type -> reflejo.v1.ListBackupsResponse
-	8,  // 19: reflejo.v1.BackupService.WatchBackup:output_type -> reflejo.v1.WatchBackupResponse
-	10, // 20: reflejo.v1.BackupService.DeleteBackup:output_type -> reflejo.v1.DeleteBackupResponse
-	12, // 21: reflejo.v1.BackupService.VerifyBackup:output_type -> reflejo.v1.VerifyBackupResponse
-	14, // 22: reflejo.v1.BackupService.ListTarget:output_type -> reflejo.v1.ListTargetResponse
-	16, // 23: reflejo.v1.BackupService.ImportBackup:output_type -> reflejo.v1.ImportBackupResponse
-	16, // [16:24] is the sub-list for method output_type
-	8,  // [8:16] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	19, // 2: reflejo.v1.Backup.spec:type_name -> reflejo.v1.ServerSpec
+	0,  // 3: reflejo.v1.CreateBackupResponse.backup:type_name -> reflejo.v1.Backup
+	0,  // 4: reflejo.v1.GetBackupResponse.backup:type_name -> reflejo.v1.Backup
+	0,  // 5: reflejo.v1.ListBackupsResponse.backups:type_name -> reflejo.v1.Backup
+	0,  // 6: reflejo.v1.WatchBackupResponse.backup:type_name -> reflejo.v1.Backup
+	0,  // 7: reflejo.v1.ListTargetResponse.backups:type_name -> reflejo.v1.Backup
+	20, // 8: reflejo.v1.ImportBackupResponse.snapshot:type_name -> reflejo.v1.Snapshot
+	1,  // 9: reflejo.v1.BackupService.CreateBackup:input_type -> reflejo.v1.CreateBackupRequest
+	3,  // 10: reflejo.v1.BackupService.GetBackup:input_type -> reflejo.v1.GetBackupRequest
+	5,  // 11: reflejo.v1.BackupService.ListBackups:input_type -> reflejo.v1.ListBackupsRequest
+	7,  // 12: reflejo.v1.BackupService.WatchBackup:input_type -> reflejo.v1.WatchBackupRequest
+	9,  // 13: reflejo.v1.BackupService.DeleteBackup:input_type -> reflejo.v1.DeleteBackupRequest
+	11, // 14: reflejo.v1.BackupService.VerifyBackup:input_type -> reflejo.v1.VerifyBackupRequest
+	13, // 15: reflejo.v1.BackupService.ListTarget:input_type -> reflejo.v1.ListTargetRequest
+	15, // 16: reflejo.v1.BackupService.ImportBackup:input_type -> reflejo.v1.ImportBackupRequest
+	2,  // 17: reflejo.v1.BackupService.CreateBackup:output_type -> reflejo.v1.CreateBackupResponse
+	4,  // 18: reflejo.v1.BackupService.GetBackup:output_type -> reflejo.v1.GetBackupResponse
+	6,  // 19: reflejo.v1.BackupService.ListBackups:output_type -> reflejo.v1.ListBackupsResponse
+	8,  // 20: reflejo.v1.BackupService.WatchBackup:output_type -> reflejo.v1.WatchBackupResponse
+	10, // 21: reflejo.v1.BackupService.DeleteBackup:output_type -> reflejo.v1.DeleteBackupResponse
+	12, // 22: reflejo.v1.BackupService.VerifyBackup:output_type -> reflejo.v1.VerifyBackupResponse
+	14, // 23: reflejo.v1.BackupService.ListTarget:output_type -> reflejo.v1.ListTargetResponse
+	16, // 24: reflejo.v1.BackupService.ImportBackup:output_type -> reflejo.v1.ImportBackupResponse
+	17, // [17:25] is the sub-list for method output_type
+	9,  // [9:17] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_reflejo_v1_backup_proto_init() }

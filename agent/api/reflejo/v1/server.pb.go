@@ -1013,6 +1013,7 @@ type Server struct {
 	ImageName     string                 `protobuf:"bytes,11,opt,name=image_name,json=imageName,proto3" json:"image_name,omitempty"` // "" if it has been deleted or renamed away
 	Messages      []*Message             `protobuf:"bytes,12,rep,name=messages,proto3" json:"messages,omitempty"`                    // what an operator should know ("started again after the host rebooted")
 	MovedTo       string                 `protobuf:"bytes,13,opt,name=moved_to,json=movedTo,proto3" json:"moved_to,omitempty"`       // the host that has it now, in the last view of a migration
+	Leaving       string                 `protobuf:"bytes,14,opt,name=leaving,proto3" json:"leaving,omitempty"`                      // the host that it is being handed over to: it does not run here before that one has said that it has not got it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1134,6 +1135,13 @@ func (x *Server) GetMessages() []*Message {
 func (x *Server) GetMovedTo() string {
 	if x != nil {
 		return x.MovedTo
+	}
+	return ""
+}
+
+func (x *Server) GetLeaving() string {
+	if x != nil {
+		return x.Leaving
 	}
 	return ""
 }
@@ -2153,7 +2161,7 @@ func (x *RecoverServerRequest) GetBackup() string {
 type RecoverServerResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Server        *Server                `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`
-	Backup        string                 `protobuf:"bytes,2,opt,name=backup,proto3" json:"backup,omitempty"`                     // the one it starts from
+	Backup        string                 `protobuf:"bytes,2,opt,name=backup,proto3" json:"backup,omitempty"`                     // the one it starts from; "" = it was taken back
 	BackupAt      *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=backup_at,json=backupAt,proto3" json:"backup_at,omitempty"` // what was written after that is lost
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3188,7 +3196,7 @@ const file_reflejo_v1_server_proto_rawDesc = "" +
 	"\x05Allow\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x12\x1a\n" +
 	"\bprotocol\x18\x02 \x01(\tR\bprotocol\x12\x14\n" +
-	"\x05ports\x18\x03 \x01(\tR\x05ports\"\xe2\x04\n" +
+	"\x05ports\x18\x03 \x01(\tR\x05ports\"\xfc\x04\n" +
 	"\x06Server\x12*\n" +
 	"\x04spec\x18\x01 \x01(\v2\x16.reflejo.v1.ServerSpecR\x04spec\x12\x12\n" +
 	"\x04host\x18\x02 \x01(\tR\x04host\x12\x14\n" +
@@ -3208,7 +3216,8 @@ const file_reflejo_v1_server_proto_rawDesc = "" +
 	"\n" +
 	"image_name\x18\v \x01(\tR\timageName\x12/\n" +
 	"\bmessages\x18\f \x03(\v2\x13.reflejo.v1.MessageR\bmessages\x12\x19\n" +
-	"\bmoved_to\x18\r \x01(\tR\amovedTo\x1aN\n" +
+	"\bmoved_to\x18\r \x01(\tR\amovedTo\x12\x18\n" +
+	"\aleaving\x18\x0e \x01(\tR\aleaving\x1aN\n" +
 	"\tNicsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12+\n" +
 	"\x05value\x18\x02 \x01(\v2\x15.reflejo.v1.NicStatusR\x05value:\x028\x01\"M\n" +

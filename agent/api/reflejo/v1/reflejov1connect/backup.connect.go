@@ -68,6 +68,7 @@ type BackupServiceClient interface {
 	ListBackups(context.Context, *connect.Request[v1.ListBackupsRequest]) (*connect.Response[v1.ListBackupsResponse], error)
 	WatchBackup(context.Context, *connect.Request[v1.WatchBackupRequest]) (*connect.ServerStreamForClient[v1.WatchBackupResponse], error)
 	// DeleteBackup deletes the file at its target: refused while another backup builds on it.
+	// One that this host does not know is gone when it answers.
 	DeleteBackup(context.Context, *connect.Request[v1.DeleteBackupRequest]) (*connect.Response[v1.DeleteBackupResponse], error)
 	// VerifyBackup reads everything back, and what it builds on, and checks every checksum. The
 	// last message has ok or problem set; a problem names the place.
@@ -203,6 +204,7 @@ type BackupServiceHandler interface {
 	ListBackups(context.Context, *connect.Request[v1.ListBackupsRequest]) (*connect.Response[v1.ListBackupsResponse], error)
 	WatchBackup(context.Context, *connect.Request[v1.WatchBackupRequest], *connect.ServerStream[v1.WatchBackupResponse]) error
 	// DeleteBackup deletes the file at its target: refused while another backup builds on it.
+	// One that this host does not know is gone when it answers.
 	DeleteBackup(context.Context, *connect.Request[v1.DeleteBackupRequest]) (*connect.Response[v1.DeleteBackupResponse], error)
 	// VerifyBackup reads everything back, and what it builds on, and checks every checksum. The
 	// last message has ok or problem set; a problem names the place.

@@ -93,6 +93,8 @@ type ServerServiceClient interface {
 	MigrateServer(context.Context, *connect.Request[v1.MigrateServerRequest]) (*connect.Response[v1.MigrateServerResponse], error)
 	// RecoverServer makes a server anew from its last backup, under its own id, on this host,
 	// as the one it was on is lost for good. What is left of it there stays closed from then on.
+	// On the host that was handing the server over to the lost one it takes the server back, as
+	// it is, and needs no backup.
 	RecoverServer(context.Context, *connect.Request[v1.RecoverServerRequest]) (*connect.Response[v1.RecoverServerResponse], error)
 	GetServer(context.Context, *connect.Request[v1.GetServerRequest]) (*connect.Response[v1.GetServerResponse], error)
 	ListServers(context.Context, *connect.Request[v1.ListServersRequest]) (*connect.Response[v1.ListServersResponse], error)
@@ -304,6 +306,8 @@ type ServerServiceHandler interface {
 	MigrateServer(context.Context, *connect.Request[v1.MigrateServerRequest]) (*connect.Response[v1.MigrateServerResponse], error)
 	// RecoverServer makes a server anew from its last backup, under its own id, on this host,
 	// as the one it was on is lost for good. What is left of it there stays closed from then on.
+	// On the host that was handing the server over to the lost one it takes the server back, as
+	// it is, and needs no backup.
 	RecoverServer(context.Context, *connect.Request[v1.RecoverServerRequest]) (*connect.Response[v1.RecoverServerResponse], error)
 	GetServer(context.Context, *connect.Request[v1.GetServerRequest]) (*connect.Response[v1.GetServerResponse], error)
 	ListServers(context.Context, *connect.Request[v1.ListServersRequest]) (*connect.Response[v1.ListServersResponse], error)
