@@ -26,7 +26,7 @@ var arrows = map[string]struct {
 	"provider": {"api fault schedule units", "the provider knows the API, so that it builds on every OS and can do nothing that the API can't"},
 
 	// The reflejo program wires the rest together, so it may know all that an agent is made of.
-	"agent": {"api backup bridge cgroup console cpuset disk endpoint fault guestinit image metrics migrate network oci peers pki quiesce recovery schedule service snapshot store sysctl units vserver",
+	"agent": {"api backup bridge cgroup console cpuset disk endpoint fault guard guestinit image metrics migrate network oci peers pki quiesce recovery schedule service snapshot store sysctl units vserver",
 		"main wires everything; tests' and benchmarks' packages stay out of the program"},
 
 	// Row 3: requests in, domain calls out.
@@ -57,6 +57,7 @@ var arrows = map[string]struct {
 	"schedule":  {"fault", "when something is due and what is kept, nothing else"},
 	"api":       {"fault pki", "the contract and how to dial it: clients link this and no more"},
 	"store":     {"fault undo", "state is keys and values; what they mean is the owner's"},
+	"guard":     {"fault undo", "it keeps one process under another and outlives the agent; what that process is, is the caller's"},
 	"console":   {"fault", "it keeps terminals and outlives the agent, so it must stay small"},
 	"sysctl":    {"fault", "a table of files and values"},
 	"cpuset":    {"fault", "sets of processors, nothing else"},

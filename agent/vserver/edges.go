@@ -257,6 +257,13 @@ type Command struct {
 	Stderr  io.Writer // unused with TTY
 }
 
+// Account is a user of a server, by the server's own numbers.
+type Account struct {
+	UID, GID uint32
+	Groups   []uint32 // supplementary
+	Home     string
+}
+
 // Preparer writes the host's decisions into a server's root directory before a start:
 // host name, resolver, time zone, machine id, first-boot data (package oci too). It opens
 // every path beneath root, never through a link that leaves it.
