@@ -41,11 +41,15 @@ var arrows = map[string]struct {
 	"bridge":  {"fault network undo units vserver", "an edge serves the domain and stands alone"},
 	"oci":     {"console fault guestinit undo units vserver", "an edge serves the domain; the console and the init are parts of running an OS"},
 
+	"postgres": {"database fault guard undo vserver", "an edge serves the domain; the guard is a part of running a database"},
+
 	// Row 1: the domain, one folder per word of the user.
 	"vserver": {"cpuset fault schedule store undo units", "the domain asks its edges through interfaces of its own"},
 	"image":   {"fault store undo units vserver", "the domain asks its edges through interfaces of its own"},
 	"network": {"fault store undo units vserver", "the domain asks its edges through interfaces of its own"},
 	"migrate": {"endpoint fault network snapshot store undo units vserver", "moving a server is talk between agents about disks and servers; who keeps those is asked through interfaces"},
+
+	"database": {"fault store undo units vserver", "databases live in servers; PostgreSQL and the filter are asked through interfaces of its own"},
 
 	"recovery": {"backup fault snapshot vserver", "a server comes back from a backup: it joins what those packages do"},
 	"backup":   {"fault schedule snapshot undo units vserver", "backups are of snapshots; the stores they lie in speak protocols of their own"},

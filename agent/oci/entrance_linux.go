@@ -52,7 +52,24 @@ func (r *Runtime) Account(id, user string) (vserver.Account, error) {
 	if err != nil {
 		return vserver.Account{}, fmt.Errorf("find user %q of server %s: %w", user, id, err)
 	}
-	return vserver.Account{UID: a.UID, GID: a.GID, Groups: a.Groups, Home: a.Home}, nil
+	out := vserver.Account{UID: a.UID, GID: a.GID, Groups: a.Groups, Home: a.Home}
+	if out.HostUID, err = hostID(s, "uid_map", a.UID); err == nil {
+		out.HostGID, err = hostID(s, "gid_map", a.GID)
+	}
+	if err != nil {
+		return vserver.Account{}, fmt.Errorf("find user %q of server %s: %w", user, id, err)
+	}
+	return out, nil
+}
+
+// hostID is what the server's id is on the host, by the kernel's own map of the server
+// whose init is s.
+func hostID(s runState, file string, id uint32) (uint32, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", s.Pid, file))
+	if err != nil || !alive(s.Pid, s.Ticks) {
+		return 0, fault.Wrap(fault.Precondition, errors.Join(errGone, err))
+	}
+	return mappedID(string(b), id)
 }
 
 // Share shows directory dir of the host to a running server at path, whose directory must

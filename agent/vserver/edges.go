@@ -257,11 +257,12 @@ type Command struct {
 	Stderr  io.Writer // unused with TTY
 }
 
-// Account is a user of a server, by the server's own numbers.
+// Account is a user of a server.
 type Account struct {
-	UID, GID uint32
-	Groups   []uint32 // supplementary
-	Home     string
+	UID, GID         uint32 // by the server's own numbers
+	HostUID, HostGID uint32 // the same, by the host's
+	Groups           []uint32
+	Home             string
 }
 
 // Preparer writes the host's decisions into a server's root directory before a start:
