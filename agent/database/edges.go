@@ -41,6 +41,9 @@ type Inspector interface {
 	// take is fault.Invalid with the attribute. It says what a change from those that are
 	// set needs.
 	Check(ctx context.Context, server string, major int, was, want map[string]string) (Effect, error)
+	// Wait returns when the guard of a cluster has ended, or was not there (nil), or ctx has
+	// (its error). What ends under a guard that lives is the guard's to start again.
+	Wait(ctx context.Context, id string) error
 }
 
 // Effect is what a change of a running cluster needs.
@@ -75,6 +78,22 @@ type Condition struct {
 	Identity string
 	Started  time.Time // of postgres
 	Problem  string    // what was found changed behind the agent's back, or why it does not run; "" for nothing
+}
+
+// Records is where records are kept (a bucket of package store). A Put is durable when it returns.
+type Records interface {
+	Put(key string, v any) error
+	Delete(key string) error
+	// ForEach calls f with every record's JSON.
+	ForEach(f func(key string, value []byte) error) error
+}
+
+// Secrets turns passwords into what proves them (package postgres).
+type Secrets interface {
+	// Secret is what proves a password without being it.
+	Secret(password string) (string, error)
+	// Proves reports whether a secret is of this password.
+	Proves(secret, password string) bool
 }
 
 // Servers are the host's virtual servers (vserver.Manager).

@@ -25,6 +25,7 @@ func Steps() []Step {
 type Have struct {
 	Cluster  Condition
 	Server   bool // its server runs
+	Frozen   bool // and is suspended: nothing in it answers, and nothing is asked
 	Open     bool // its port
 	Verified bool // all is as this agent made it, by Record.Spec, since it started
 }
@@ -46,6 +47,8 @@ func Plan(r Record, h Have) []Step {
 	}
 	var s []Step
 	switch {
+	case h.Frozen:
+		return nil
 	case !h.Server:
 		if h.Open {
 			s = append(s, StepPortClose)

@@ -196,8 +196,7 @@ func (g *guard) attend(ctx context.Context, r *run) {
 	g.mu.Lock()
 	g.run = r
 	g.mu.Unlock()
-	g.set(func(s *State) { s.Phase, s.PID, s.Started = Running, r.process.Pid, r.started.UTC() })
-	defer g.set(func(s *State) { s.PID, s.Started = 0, time.Time{} })
+	g.set(func(s *State) { s.Phase, s.PID, s.Started, s.Argv = Running, r.process.Pid, r.started.UTC(), r.argv })
 	for {
 		g.mu.Lock()
 		want, changed, limit, restart := g.want, g.changed, g.limit, g.restarts > 0
@@ -224,9 +223,10 @@ func (g *guard) attend(ctx context.Context, r *run) {
 }
 
 func (g *guard) ended() {
-	g.mu.Lock()
-	g.run = nil
-	g.mu.Unlock()
+	g.change(func(g *guard) {
+		g.run = nil
+		g.state.PID, g.state.Started, g.state.Argv = 0, time.Time{}, nil
+	})
 }
 
 // rest waits after a failure until it is time for another try.

@@ -82,6 +82,7 @@ type State struct {
 	Phase    Phase     `json:"phase"`
 	PID      int       `json:"pid,omitempty"`      // of process 1 of its namespace, as the host counts
 	Started  time.Time `json:"started,omitzero"`   // of the run that runs
+	Argv     []string  `json:"argv,omitempty"`     // what it runs
 	Starts   int       `json:"starts,omitempty"`   // since the guard began
 	Failures int       `json:"failures,omitempty"` // in a row
 	Last     string    `json:"last,omitempty"`     // how the last run ended, or why it did not begin

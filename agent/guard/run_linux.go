@@ -22,6 +22,7 @@ const enterLimit = 30 * time.Second
 // run is one life of the database.
 type run struct {
 	process *os.Process // 1 of the database's pid namespace
+	argv    []string
 	started time.Time
 	control *net.UnixConn
 	done    chan struct{} // closed when everything of it is gone
@@ -64,7 +65,7 @@ func begin(ctx context.Context, c Config, log *os.File) (_ *run, err error) {
 		return nil, fmt.Errorf("start %s: %s", c.Program.Argv[0], answer.Error)
 	}
 	back.Keep()
-	r := &run{process: process, started: time.Now(), control: ours, done: make(chan struct{})}
+	r := &run{process: process, argv: c.Program.Argv, started: time.Now(), control: ours, done: make(chan struct{})}
 	go r.wait()
 	return r, nil
 }

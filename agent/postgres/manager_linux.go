@@ -329,3 +329,12 @@ func (m *Manager) Log(id string) (io.ReadCloser, error) {
 	}
 	return f, nil
 }
+
+// Wait implements database.Inspector.
+func (m *Manager) Wait(ctx context.Context, id string) error {
+	err := m.guard(m.cfg.layout(database.Cluster{ID: id})).Watch(ctx, func(guard.State) {})
+	if fault.Is(err, fault.Unavailable) {
+		return nil
+	}
+	return err
+}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -58,12 +59,14 @@ func (m *Manager) run(ctx context.Context, c database.Cluster) error {
 		}
 		return m.answers(ctx, c, g)
 	}
-	if err := m.answers(ctx, c, g); err != nil {
-		return err
-	}
-	restart, err := m.reload(ctx, c, g)
-	if err != nil || !restart {
-		return err
+	restart := !slices.Equal(s.Argv, config.Program.Argv)
+	if !restart {
+		if err := m.answers(ctx, c, g); err != nil {
+			return err
+		}
+		if restart, err = m.reload(ctx, c, g); err != nil || !restart {
+			return err
+		}
 	}
 	m.cfg.Log.Info("restart for settings", "database", c.Name)
 	if _, err := g.Restart(ctx, stopLimit); err != nil {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -22,6 +23,7 @@ import (
 
 	"github.com/reflejo/terraform-provider-reflejo/agent/cgroup"
 	"github.com/reflejo/terraform-provider-reflejo/agent/database"
+	"github.com/reflejo/terraform-provider-reflejo/agent/guard"
 	"github.com/reflejo/terraform-provider-reflejo/agent/oci"
 	"github.com/reflejo/terraform-provider-reflejo/agent/testbed"
 	"github.com/reflejo/terraform-provider-reflejo/agent/vserver"
@@ -29,7 +31,7 @@ import (
 
 // world is a server with real PostgreSQL, and a client's machine beside it.
 type world struct {
-	t       *testing.T
+	t       testing.TB
 	dir     string
 	bin     string
 	runtime *oci.Runtime
@@ -44,7 +46,7 @@ const (
 	clientAddress = "198.18.7.2"
 )
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	dir := t.TempDir()
 	for d := dir; d != filepath.Clean(os.TempDir()) && d != "/"; d = filepath.Dir(d) {
@@ -196,10 +198,13 @@ func (w *world) client() string { return "pg-" + w.server[:8] }
 // open is an agent's start: nothing of an earlier one is in memory.
 func (w *world) open() {
 	w.t.Helper()
-	var err error
+	groups, err := w.limits.Beside()
+	if err != nil {
+		w.t.Fatal(err)
+	}
 	w.Manager, err = Open(Config{
 		RunDir: filepath.Join(w.dir, "databases"), StateDir: filepath.Join(w.dir, "state", "databases"), Servers: w.runtime,
-		Guard: []string{w.bin, "guard"}, Addresses: []string{serverAddress}, Log: w.log(),
+		Guard: []string{w.bin, "guard"}, Groups: groups, Addresses: []string{serverAddress}, Log: w.log(),
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -210,7 +215,7 @@ func (w *world) log() hclog.Logger {
 	return hclog.New(&hclog.LoggerOptions{Output: writer{w.t}, Level: hclog.Info})
 }
 
-type writer struct{ t *testing.T }
+type writer struct{ t testing.TB }
 
 func (w writer) Write(p []byte) (int, error) {
 	if w.t.Context().Err() == nil {
@@ -265,8 +270,87 @@ func (w *world) run(c database.Cluster) {
 func (w *world) psql(c database.Cluster, options, sql string) (string, error) {
 	w.t.Helper()
 	uri := fmt.Sprintf("host=%s port=%d dbname=%s user=%s connect_timeout=5 %s", serverAddress, c.Port, c.Name, c.Owner, options)
-	cmd := exec.Command("ip", "netns", "exec", w.client(), "psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", uri, "-c", sql)
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "PGPASSWORD=" + password, "HOME=/nonexistent", "LC_ALL=C"}
-	out, err := cmd.CombinedOutput()
+	out, err := w.onClient("psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", uri, "-c", sql).CombinedOutput()
 	return strings.TrimSpace(string(out)), err
+}
+
+// onClient is a program on the client's machine.
+func (w *world) onClient(argv ...string) *exec.Cmd {
+	cmd := exec.Command("ip", append([]string{"netns", "exec", w.client()}, argv...)...)
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "PGPASSWORD=" + password, "HOME=/nonexistent", "LC_ALL=C"}
+	return cmd
+}
+
+// state is what the guard says.
+func (w *world) state(c database.Cluster) guard.State {
+	w.t.Helper()
+	s, err := w.guard(w.cfg.layout(c)).State(w.t.Context())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return s
+}
+
+// guardPID is the guard of what runs.
+func (w *world) guardPID(c database.Cluster) (pid int) {
+	w.t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", w.state(c).PID))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(b), "\nPPid:")
+	if _, err := fmt.Sscan(rest, &pid); err != nil {
+		w.t.Fatal(err)
+	}
+	return pid
+}
+
+// load is 4 backends that commit all the time, until its end.
+func (w *world) load(c database.Cluster) (end func()) {
+	w.t.Helper()
+	script := filepath.Join(w.dir, "commit.sql")
+	if err := os.WriteFile(script, []byte("INSERT INTO load(at) VALUES (clock_timestamp());\n"), 0o644); err != nil {
+		w.t.Fatal(err)
+	}
+	cmd := w.onClient("pgbench", "-n", "-c", "4", "-T", "600", "-f", script, "-h", serverAddress, "-p", fmt.Sprint(c.Port), "-U", c.Owner, c.Name)
+	if err := cmd.Start(); err != nil {
+		w.t.Fatal(err)
+	}
+	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		out, err := w.psql(c, "", "SELECT count(*) FROM load WHERE at > clock_timestamp() - interval '1 s'")
+		if n, _ := strconv.Atoi(out); err == nil && n > 50 {
+			break
+		}
+		if time.Now().After(deadline) {
+			w.t.Fatal("the load does not begin: ", out)
+		}
+	}
+	return func() { _, _ = cmd.Process.Kill(), cmd.Wait() }
+}
+
+const patience = time.Minute
+
+// gone is how long it takes from end until nothing of the database is left: the kernel
+// reports the end of a pid namespace's first process after all others'.
+func (w *world) gone(c database.Cluster, end func()) time.Duration {
+	w.t.Helper()
+	pid := w.state(c).PID
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	began := time.Now()
+	end()
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	for {
+		n, err := unix.Poll(fds, int(patience/time.Millisecond))
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil || n == 0 {
+			w.t.Fatal("it does not end: ", err)
+		}
+		return time.Since(began)
+	}
 }
