@@ -26,7 +26,7 @@ var arrows = map[string]struct {
 	"provider": {"api fault schedule units", "the provider knows the API, so that it builds on every OS and can do nothing that the API can't"},
 
 	// The reflejo program wires the rest together, so it may know all that an agent is made of.
-	"agent": {"api backup bridge cgroup console cpuset disk endpoint fault guard guestinit image metrics migrate network oci peers pki quiesce recovery schedule service snapshot store sysctl units vserver",
+	"agent": {"api backup bridge cgroup console cpuset database disk endpoint fault guard guestinit image metrics migrate network oci peers pki postgres quiesce recovery schedule service snapshot store sysctl units vserver",
 		"main wires everything; tests' and benchmarks' packages stay out of the program"},
 
 	// Row 3: requests in, domain calls out.

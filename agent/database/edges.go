@@ -21,8 +21,8 @@ type Clusters interface {
 	Create(ctx context.Context, c Cluster) (identity string, err error)
 	// Run makes the cluster run under its guard with exactly these settings, by a start, a
 	// reload, a restart or nothing, and returns when it takes connections. Files of another
-	// identity are fault.Precondition, and are not started.
-	Run(ctx context.Context, c Cluster) error
+	// identity are fault.Precondition, and are not started. It says since when it runs.
+	Run(ctx context.Context, c Cluster) (started time.Time, err error)
 	// Grant makes owner, password and SQL database be as wanted in a running cluster.
 	Grant(ctx context.Context, c Cluster) error
 	// Stop ends the cluster and its guard, by force after limit. It works, too, when the

@@ -385,21 +385,95 @@ func TestTamperingIsFound(t *testing.T) {
 	})
 }
 
-// A manager that is killed at any step finishes or undoes the operation when it is back.
+// An agent that ends in the middle of any step, before or after its effect, finishes the
+// operation when it is back.
 func TestEveryStepMayBeTheLast(t *testing.T) {
-	for _, call := range []string{"create", "run", "grant", "open"} {
-		inWorld(t, func(w *world) {
-			t := w.t
-			s := w.spec("orders")
-			w.host.Fail(call, errors.New("killed"))
-			w.records[s.ID], _ = json.Marshal(database.Record{Phase: database.PhaseCreate, Spec: s.WithDefaults(), Major: 15, Generation: 1})
-			w.Close()
-			w.start()
-			if v := w.settle(s.ID); v.State != database.StateFailed || w.host.String() != "" {
-				t.Errorf("%s: %+v\n%s", call, v, w.host)
-			}
-			w.host.Fail(call, nil)
-			w.want(w.create(s), database.StateRunning)
-		})
+	for _, done := range []bool{false, true} {
+		for _, call := range []string{"create", "run", "grant", "open", "remove"} {
+			inWorld(t, func(w *world) {
+				t := w.t
+				s := w.spec("orders")
+				ends := func(again func()) {
+					w.host.Stick(call, done)
+					again()
+					synctest.Wait()
+					w.Close()
+					w.host.Stick("", false)
+					w.start()
+				}
+				ends(func() {
+					if _, err := w.Create(t.Context(), s); err != nil {
+						t.Fatal(err)
+					}
+				})
+				w.want(w.settle(s.ID), database.StateRunning)
+				s.Parameters = map[string]string{"shared_buffers": "32MB"}
+				ends(func() {
+					if _, err := w.Update(t.Context(), s); err != nil {
+						t.Fatal(err)
+					}
+				})
+				v := w.settle(s.ID)
+				w.want(v, database.StateRunning)
+				if !strings.Contains(w.host.String(), "32MB") || v.Operation.Err != "" {
+					t.Errorf("%s, done %v: %+v\n%s", call, done, v, w.host)
+				}
+				ends(func() {
+					if err := w.Delete(t.Context(), s.ID); err != nil {
+						t.Fatal(err)
+					}
+				})
+				if v := w.settle(s.ID); v != nil || w.host.String() != "" || len(w.records) != 0 {
+					t.Errorf("%s, done %v: %+v\n%s", call, done, v, w.host)
+				}
+			})
+		}
 	}
+}
+
+// A deletion breaks a creation off.
+func TestDeleteBreaksOff(t *testing.T) {
+	inWorld(t, func(w *world) {
+		t := w.t
+		s := w.spec("orders")
+		w.host.Stick("run", false)
+		if _, err := w.Create(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if err := w.Delete(t.Context(), s.ID); err != nil {
+			t.Fatal(err)
+		}
+		if v := w.settle(s.ID); v != nil || w.host.String() != "" {
+			t.Errorf("%+v\n%s", v, w.host)
+		}
+	})
+}
+
+// A server that is to stop stops, whatever its databases are at.
+func TestServerStopsInTheMiddle(t *testing.T) {
+	inWorld(t, func(w *world) {
+		t := w.t
+		s := w.spec("orders")
+		w.create(s)
+		s.Parameters = nil
+		w.host.Stick("run", false)
+		if _, err := w.Update(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if err := w.ServerStops(t.Context(), w.server, time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		w.host.Stick("", false)
+		if v := w.settle(s.ID); v.State != database.StateStopped {
+			t.Errorf("%+v", v)
+		}
+		w.ServerStarted(w.server) // it only rebooted
+		v := w.settle(s.ID)
+		w.want(v, database.StateRunning)
+		if v.Spec.Parameters != nil || strings.Contains(w.host.String(), "16MB") {
+			t.Errorf("the change is lost: %+v\n%s", v, w.host)
+		}
+	})
 }

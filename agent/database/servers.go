@@ -16,21 +16,24 @@ const (
 	opServer  = "follow server"
 )
 
-// ServerChanged is for vserver.Config.Changed: databases are started when their server runs.
-func (m *Manager) ServerChanged(v vserver.View, _ vserver.State) {
+// ServerChanged is for vserver.Config.Changed: what has come to rest is looked at.
+func (m *Manager) ServerChanged(v vserver.View, _ vserver.State) { m.ServerStarted(v.Spec.ID) }
+
+// ServerStarted is for vserver.Config.Started: a server's databases are started when it runs.
+func (m *Manager) ServerStarted(server string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, d := range m.items {
-		if d.record().Spec.Server == v.Spec.ID {
+		if d.record().Spec.Server == server {
 			d.release()
 			d.begin(opServer)
 		}
 	}
 }
 
-// ServerStops is for whoever is about to stop a server or its guests' tasks for good: its
-// databases are shut down cleanly, and stay down until ServerChanged says what became of the
-// server. It returns when they are, or when limit has passed.
+// ServerStops is for vserver.Config.Stopping: the server's databases are shut down cleanly,
+// by force after limit, and stay down until ServerStarted or ServerChanged say what became
+// of the server.
 func (m *Manager) ServerStops(ctx context.Context, server string, limit time.Duration) error {
 	m.mu.Lock()
 	var all []*item

@@ -192,8 +192,9 @@ func (d *item) do(ctx context.Context, step Step) error {
 		}
 		note = func(h *Have) { h.Cluster.Made = true }
 	case StepRun:
-		err = clusters.Run(ctx, rec.cluster())
-		note = func(h *Have) { h.Cluster.Running, h.Cluster.Problem = true, "" }
+		var started time.Time
+		started, err = clusters.Run(ctx, rec.cluster())
+		note = func(h *Have) { h.Cluster.Running, h.Cluster.Started, h.Cluster.Problem = true, started, "" }
 	case StepGrant:
 		err = clusters.Grant(ctx, rec.cluster())
 	case StepStop:

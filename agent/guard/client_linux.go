@@ -1,6 +1,7 @@
 package guard
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -47,7 +48,13 @@ func (g *Client) start(ctx context.Context) (State, error) {
 	cmd := exec.Command(g.Program[0], append(g.Program[1:len(g.Program):len(g.Program)], "-dir", g.Dir)...)
 	cmd.Dir = "/"
 	cmd.Env = append(os.Environ(), "GOMAXPROCS=1")
-	cmd.Stderr = os.Stderr
+	// Not the agent's: a guard that outlives it would print into nothing, and end by that.
+	said, err := os.OpenFile(filepath.Join(g.Dir, "guard.err"), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return State{}, fmt.Errorf("start guard: %w", err)
+	}
+	defer func() { _ = said.Close() }()
+	cmd.Stderr = said
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return State{}, fmt.Errorf("start guard: %w", err)
@@ -67,7 +74,8 @@ func (g *Client) start(ctx context.Context) (State, error) {
 			return State{}, fmt.Errorf("start guard: %w", ctx.Err())
 		case err := <-ended:
 			if err != nil {
-				return State{}, fmt.Errorf("start guard: %w", err)
+				why, _ := os.ReadFile(said.Name())
+				return State{}, fmt.Errorf("start guard: %w: %s", err, bytes.TrimSpace(why))
 			}
 			ended = nil // another one was quicker: wait for its socket
 		case <-tick.C:

@@ -49,7 +49,12 @@ func (g *guard) do(ctx context.Context, r request) (State, error) {
 		return g.now(), nil
 	case opStart:
 		before := g.now()
-		g.change(func(g *guard) { g.want = true })
+		g.change(func(g *guard) {
+			g.want = true
+			if g.state.Phase == Waiting { // not when its time has come, but now
+				g.restarts++
+			}
+		})
 		if before.Phase == Starting || before.Phase == Running {
 			return g.up(ctx, before.Starts)
 		}

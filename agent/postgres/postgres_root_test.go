@@ -38,6 +38,7 @@ func TestClusters(t *testing.T) {
 		{"port moves", portMoves},
 		{"tampering", tampering},
 		{"interrupted creation", interruptedCreation},
+		{"manager", managed},
 		{"server stops", serverStops},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -73,6 +74,9 @@ func clients(t *testing.T, w *world) {
 	w.run(c)
 	if out, err := w.psql(c, "sslmode=disable", "SELECT a FROM t"); err != nil || out != "42" {
 		t.Errorf("without TLS, allowed: %v: %s", err, out)
+	}
+	if out, _ := w.inside("systemctl is-enabled postgresql.service postgresql@15-main.service; systemctl is-active postgresql.service"); out != "masked\nmasked\ninactive\n" {
+		t.Errorf("the image's own service is %q", out)
 	}
 }
 
@@ -199,10 +203,7 @@ func (w *world) inspected(c database.Cluster) database.Condition {
 func postgresCrashes(t *testing.T, w *world) {
 	c := w.made("crashing", 5437)
 	before := w.state(c)
-	if out, err := w.psql(c, "", "SELECT pg_backend_pid()"); err != nil {
-		t.Fatal(err, out)
-	}
-	out, code := w.inside("kill -9 $(pgrep -f 'crashing: checkpointer')")
+	out, code := w.inside("pkill -9 -f '^postgres: crashing: checkpointer'")
 	if code != 0 {
 		t.Fatal(out)
 	}

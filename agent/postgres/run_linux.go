@@ -21,11 +21,16 @@ import (
 )
 
 // Run implements database.Clusters.
-func (m *Manager) Run(ctx context.Context, c database.Cluster) error {
-	if err := m.run(ctx, c); err != nil {
-		return fmt.Errorf("run database %s: %w", c.Name, err)
+func (m *Manager) Run(ctx context.Context, c database.Cluster) (time.Time, error) {
+	err := m.run(ctx, c)
+	var s guard.State
+	if err == nil {
+		s, err = m.guard(m.cfg.layout(c)).State(ctx)
 	}
-	return nil
+	if err != nil {
+		return time.Time{}, fmt.Errorf("run database %s: %w", c.Name, err)
+	}
+	return s.Started, nil
 }
 
 func (m *Manager) run(ctx context.Context, c database.Cluster) error {

@@ -69,3 +69,12 @@ func sum(key []byte, text string) []byte {
 	h.Write([]byte(text))
 	return h.Sum(nil)
 }
+
+// Secrets is database.Secrets.
+type Secrets struct{}
+
+// Secret implements database.Secrets.
+func (Secrets) Secret(password string) (string, error) { return Secret(password) }
+
+// Proves implements database.Secrets.
+func (Secrets) Proves(secret, password string) bool { return Proves(secret, password) }

@@ -258,7 +258,7 @@ func (w *world) made(name string, port int) database.Cluster {
 
 func (w *world) run(c database.Cluster) {
 	w.t.Helper()
-	if err := w.Run(w.t.Context(), c); err != nil {
+	if _, err := w.Run(w.t.Context(), c); err != nil {
 		w.t.Fatal(err)
 	}
 	if err := w.Grant(w.t.Context(), c); err != nil {

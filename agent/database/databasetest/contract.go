@@ -37,7 +37,7 @@ func RunClusters(t *testing.T, edge Edge, c database.Cluster) {
 	if versions, err := edge.Versions(ctx, c.Server); err != nil || len(versions) == 0 || versions[0] != c.Major {
 		t.Errorf("versions %v %v", versions, err)
 	}
-	if err := edge.Run(ctx, c); !fault.Is(err, fault.NotFound) {
+	if _, err := edge.Run(ctx, c); !fault.Is(err, fault.NotFound) {
 		t.Errorf("run what is not made: %v", err)
 	}
 	identity, err := edge.Create(ctx, c)
@@ -46,17 +46,25 @@ func RunClusters(t *testing.T, edge Edge, c database.Cluster) {
 		t.Errorf("created twice: %q, then %q: %v", identity, again, err)
 	}
 	c.Identity = identity
-	must(edge.Run(ctx, c))
+	run := func() time.Time {
+		t.Helper()
+		started, err := edge.Run(ctx, c)
+		must(err)
+		return started
+	}
+	started := run()
 	must(edge.Grant(ctx, c))
-	must(edge.Run(ctx, c))
+	if again := run(); !again.Equal(started) {
+		t.Errorf("run twice: since %s, then since %s", started, again)
+	}
 	must(edge.Grant(ctx, c))
 	first := inspect()
-	if !first.Made || !first.Running || first.Identity != identity || first.Problem != "" || first.Started.IsZero() {
+	if !first.Started.Equal(started) || !first.Made || !first.Running || first.Identity != identity || first.Problem != "" || first.Started.IsZero() {
 		t.Errorf("it runs: %+v", first)
 	}
 	other := c
 	other.Identity = "1"
-	if err := edge.Run(ctx, other); !fault.Is(err, fault.Precondition) {
+	if _, err := edge.Run(ctx, other); !fault.Is(err, fault.Precondition) {
 		t.Errorf("run another identity: %v", err)
 	}
 	change := func(name, value string, want database.Effect, restarts bool) {
@@ -68,7 +76,7 @@ func RunClusters(t *testing.T, edge Edge, c database.Cluster) {
 		}
 		before := inspect()
 		c.Parameters = p
-		must(edge.Run(ctx, c))
+		run()
 		if after := inspect(); after.Started.Equal(before.Started) == restarts || !after.Running || after.Problem != "" {
 			t.Errorf("%s = %s: was %+v, is %+v", name, value, before, after)
 		}
@@ -94,7 +102,7 @@ func RunClusters(t *testing.T, edge Edge, c database.Cluster) {
 		t.Errorf("it is stopped: %+v", h)
 	}
 	must(edge.Wait(ctx, c.ID)) // no guard has ended
-	must(edge.Run(ctx, c))
+	run()
 	must(edge.Remove(ctx, c))
 	must(edge.Remove(ctx, c))
 	if h := inspect(); h.Made || h.Running {

@@ -2,6 +2,7 @@ package databasetest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -29,6 +30,7 @@ type Host struct {
 	clusters map[string]*cluster // by id: files of it are on a server's disk
 	ports    map[string]database.Port
 	fail     map[string]error
+	stuck    map[string]bool
 	next     int
 	Calls    []string // what was done, "verb name"
 }
@@ -47,7 +49,7 @@ type cluster struct {
 
 // New makes a host without servers.
 func New() *Host {
-	return &Host{servers: map[string]vserver.State{}, clusters: map[string]*cluster{}, ports: map[string]database.Port{}, fail: map[string]error{}}
+	return &Host{servers: map[string]vserver.State{}, clusters: map[string]*cluster{}, ports: map[string]database.Port{}, fail: map[string]error{}, stuck: map[string]bool{}}
 }
 
 // SetServer makes a server be in a state. Where it stops running, all in it ends.
@@ -71,6 +73,26 @@ func (h *Host) Fail(call string, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.fail[call] = err
+}
+
+// Stick makes the named call hang until its context ends, after it has done what it does
+// if done is true: what an agent's end in the middle of it looks like.
+func (h *Host) Stick(call string, done bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.stuck = map[string]bool{call: done}
+}
+
+// sticks hangs in a call at its begin (done false) or its end.
+func (h *Host) sticks(ctx context.Context, call string, done bool) error {
+	h.mu.Lock()
+	at, stuck := h.stuck[call]
+	h.mu.Unlock()
+	if !stuck || at != done {
+		return nil
+	}
+	<-ctx.Done()
+	return ctx.Err()
 }
 
 // Tamper changes something of a cluster behind the agent's back.
@@ -167,7 +189,11 @@ func (h *Host) Inspect(_ context.Context, c database.Cluster) (database.Conditio
 }
 
 // Create implements database.Clusters.
-func (h *Host) Create(_ context.Context, c database.Cluster) (string, error) {
+func (h *Host) Create(ctx context.Context, c database.Cluster) (identity string, err error) {
+	if err := h.sticks(ctx, "create", false); err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, h.sticks(ctx, "create", true)) }()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := h.enter("create", c); err != nil {
@@ -186,22 +212,26 @@ func (h *Host) Create(_ context.Context, c database.Cluster) (string, error) {
 }
 
 // Run implements database.Clusters.
-func (h *Host) Run(_ context.Context, c database.Cluster) error {
+func (h *Host) Run(ctx context.Context, c database.Cluster) (started time.Time, err error) {
+	if err := h.sticks(ctx, "run", false); err != nil {
+		return started, err
+	}
+	defer func() { err = errors.Join(err, h.sticks(ctx, "run", true)) }()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := h.enter("run", c); err != nil {
-		return err
+		return started, err
 	}
 	have := h.clusters[c.ID]
 	if have == nil {
-		return fault.New(fault.NotFound, "run database %s: no files", c.Name)
+		return started, fault.New(fault.NotFound, "run database %s: no files", c.Name)
 	}
 	if have.made.Identity != c.Identity {
-		return fault.New(fault.Precondition, "run database %s: its files are of another cluster", c.Name)
+		return started, fault.New(fault.Precondition, "run database %s: its files are of another cluster", c.Name)
 	}
 	if c.Parameters["shared_buffers"] == "1TB" {
 		have.started = time.Time{}
-		return fault.New(fault.Unavailable, "run database %s: could not map shared memory", c.Name)
+		return started, fault.New(fault.Unavailable, "run database %s: could not map shared memory", c.Name)
 	}
 	restart := have.started.IsZero() || c.Port != have.running.Port || c.Parameters["shared_buffers"] != have.running.Parameters["shared_buffers"]
 	if restart {
@@ -212,11 +242,15 @@ func (h *Host) Run(_ context.Context, c database.Cluster) error {
 		have.guard = make(chan struct{})
 	}
 	have.running, have.tampered = c, ""
-	return nil
+	return have.started, nil
 }
 
 // Grant implements database.Clusters.
-func (h *Host) Grant(_ context.Context, c database.Cluster) error {
+func (h *Host) Grant(ctx context.Context, c database.Cluster) (err error) {
+	if err := h.sticks(ctx, "grant", false); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, h.sticks(ctx, "grant", true)) }()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := h.enter("grant", c); err != nil {
@@ -245,7 +279,11 @@ func (h *Host) Stop(_ context.Context, id string, _ time.Duration) error {
 }
 
 // Remove implements database.Clusters.
-func (h *Host) Remove(_ context.Context, c database.Cluster) error {
+func (h *Host) Remove(ctx context.Context, c database.Cluster) (err error) {
+	if err := h.sticks(ctx, "remove", false); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, h.sticks(ctx, "remove", true)) }()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.Calls = append(h.Calls, "remove "+c.Name)
@@ -320,7 +358,11 @@ func (h *Host) Proves(secret, password string) bool { return secret == "secret o
 type Ports struct{ *Host }
 
 // Open implements database.Ports.
-func (p Ports) Open(_ context.Context, port database.Port) error {
+func (p Ports) Open(ctx context.Context, port database.Port) (err error) {
+	if err := p.sticks(ctx, "open", false); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, p.sticks(ctx, "open", true)) }()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.Calls = append(p.Calls, "open "+strconv.Itoa(port.Number))
