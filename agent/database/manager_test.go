@@ -119,9 +119,7 @@ func (w *world) calls() string {
 		verb, _, _ := strings.Cut(c, " ")
 		return slices.Contains([]string{"inspect", "versions", "check"}, verb)
 	}
-	all := slices.DeleteFunc(slices.Clone(w.host.Calls), asks)
-	w.host.Calls = nil
-	return strings.Join(all, ", ")
+	return strings.Join(slices.DeleteFunc(w.host.Calls(), asks), ", ")
 }
 
 func (w *world) expect(want string) {

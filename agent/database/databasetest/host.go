@@ -32,7 +32,7 @@ type Host struct {
 	fail     map[string]error
 	stuck    map[string]bool
 	next     int
-	Calls    []string // what was done, "verb name"
+	done     []string // "verb name"
 }
 
 // cluster is what is there of one.
@@ -117,6 +117,15 @@ func (c *cluster) end() {
 	}
 }
 
+// Calls is what was done since it was asked the last time, each "verb name".
+func (h *Host) Calls() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	done := h.done
+	h.done = nil
+	return done
+}
+
 // Starts is how often a cluster was started.
 func (h *Host) Starts(id string) int {
 	h.mu.Lock()
@@ -149,7 +158,7 @@ func (h *Host) String() string {
 
 // enter begins a call: the server has to run.
 func (h *Host) enter(call string, c database.Cluster) error {
-	h.Calls = append(h.Calls, call+" "+c.Name)
+	h.done = append(h.done, call+" "+c.Name)
 	if err := h.fail[call]; err != nil {
 		return err
 	}
@@ -268,7 +277,7 @@ func (h *Host) Grant(ctx context.Context, c database.Cluster) (err error) {
 func (h *Host) Stop(_ context.Context, id string, _ time.Duration) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.Calls = append(h.Calls, "stop")
+	h.done = append(h.done, "stop")
 	if err := h.fail["stop"]; err != nil {
 		return err
 	}
@@ -286,7 +295,7 @@ func (h *Host) Remove(ctx context.Context, c database.Cluster) (err error) {
 	defer func() { err = errors.Join(err, h.sticks(ctx, "remove", true)) }()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.Calls = append(h.Calls, "remove "+c.Name)
+	h.done = append(h.done, "remove "+c.Name)
 	if err := h.fail["remove"]; err != nil {
 		return err
 	}
@@ -365,7 +374,7 @@ func (p Ports) Open(ctx context.Context, port database.Port) (err error) {
 	defer func() { err = errors.Join(err, p.sticks(ctx, "open", true)) }()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.Calls = append(p.Calls, "open "+strconv.Itoa(port.Number))
+	p.done = append(p.done, "open "+strconv.Itoa(port.Number))
 	if err := p.fail["open"]; err != nil {
 		return err
 	}
@@ -377,7 +386,7 @@ func (p Ports) Open(ctx context.Context, port database.Port) (err error) {
 func (p Ports) Close(_ context.Context, port database.Port) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.Calls = append(p.Calls, "close "+strconv.Itoa(port.Number))
+	p.done = append(p.done, "close "+strconv.Itoa(port.Number))
 	delete(p.ports, port.ID)
 	return nil
 }
