@@ -8,6 +8,9 @@ import (
 	"github.com/reflejo/terraform-provider-reflejo/agent/vserver"
 )
 
+// forceLimit is how long what was killed may take to be gone.
+const forceLimit = 10 * time.Second
+
 // What happens to a database because of its server.
 
 // opServer is the kind of an operation that a change of the server makes necessary.
@@ -44,6 +47,9 @@ func (m *Manager) ServerStops(ctx context.Context, server string, limit time.Dur
 		}
 	}
 	m.mu.Unlock()
+	// Tasks that a freezer holds do not even die: the server's own end is waited for by others.
+	ctx, cancel := context.WithTimeout(ctx, limit+forceLimit)
+	defer cancel()
 	ended := make(chan error, len(all))
 	for _, d := range all {
 		go func() { ended <- d.down(ctx, limit) }()

@@ -180,6 +180,12 @@ func agentComesBack(t *testing.T, w *world) {
 	if after := w.state(c); after.PID != before.PID || !w.inspected(c).Started.Equal(started) {
 		t.Errorf("it was %+v, is %+v", before, after)
 	}
+	for what, pid := range map[string]int{"guard": w.guardPID(c), "process 1": before.PID} {
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		_, rest, _ := strings.Cut(string(status), "VmRSS:")
+		rss, _, _ := strings.Cut(rest, "\n")
+		t.Logf("%s takes %s %v", what, strings.TrimSpace(rss), err)
+	}
 	groups, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", w.guardPID(c)))
 	if err != nil || strings.Contains(string(groups), w.server) || !strings.Contains(string(groups), "-beside") {
 		t.Errorf("the guard is in %s %v", groups, err)
