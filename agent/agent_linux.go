@@ -270,17 +270,7 @@ func (ag *agent) openManagers(context.Context) error {
 	if err != nil {
 		return err
 	}
-	ag.networks, err = network.NewManager(network.Config{
-		Host:        c.Name,
-		DefaultCIDR: netip.MustParsePrefix(c.Network.DefaultCIDR), // checked
-		Underlay:    c.underlay(),
-		Records:     ag.db.Bucket("networks"),
-		Loans:       ag.db.Bucket("loans"),
-		Exhausted:   func() { ag.moves.AskLoans() },
-		Edge:        ag.bridge,
-		Log:         ag.log.Named("network"),
-	})
-	if err != nil {
+	if err := ag.openNetworks(); err != nil {
 		return err
 	}
 	if err := ag.openSnapshots(); err != nil {
@@ -327,6 +317,21 @@ func (ag *agent) openManagers(context.Context) error {
 	}
 	ag.metrics = metrics.New(metrics.Config{Version: versionText(), Servers: ag.servers, Snapshots: ag.snapshots, Policies: ag.policies, Host: ag.hostMetrics, Log: ag.log.Named("metrics")})
 	return nil
+}
+
+func (ag *agent) openNetworks() (err error) {
+	c := ag.config
+	ag.networks, err = network.NewManager(network.Config{
+		Host:        c.Name,
+		DefaultCIDR: netip.MustParsePrefix(c.Network.DefaultCIDR), // checked
+		Underlay:    c.underlay(),
+		Records:     ag.db.Bucket("networks"),
+		Loans:       ag.db.Bucket("loans"),
+		Exhausted:   func() { ag.moves.AskLoans() },
+		Edge:        ag.bridge,
+		Log:         ag.log.Named("network"),
+	})
+	return err
 }
 
 // recover takes over what is there: images before the servers that are made from them,

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -124,6 +125,7 @@ func guardKilled(t *testing.T, w *world) {
 	if out, err := w.psql(c, "", "CREATE TABLE load(at timestamptz)"); err != nil {
 		t.Fatal(err, out)
 	}
+	acked := 0
 	for range 3 {
 		end := w.load(c)
 		guard := w.guardPID(c)
@@ -134,7 +136,7 @@ func guardKilled(t *testing.T, w *world) {
 				t.Fatal(err)
 			}
 		})
-		end()
+		acked += end()
 		if h, err := w.Inspect(t.Context(), c); err != nil || h.Running || !h.Made {
 			t.Errorf("%+v %v", h, err)
 		}
@@ -144,6 +146,10 @@ func guardKilled(t *testing.T, w *world) {
 			t.Fatal(err, out)
 		}
 		t.Logf("nothing left after %s; the last durable commit began %s ms after the kill", took, out)
+		rows, err := w.psql(c, "", "SELECT count(*) FROM load")
+		if n, _ := strconv.Atoi(rows); err != nil || acked == 0 || n < acked || n > acked+4*3 {
+			t.Errorf("%d commits were acknowledged, there are %s: %v", acked, rows, err)
+		}
 	}
 }
 

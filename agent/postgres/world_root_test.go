@@ -305,14 +305,19 @@ func (w *world) guardPID(c database.Cluster) (pid int) {
 	return pid
 }
 
-// load is 4 backends that commit all the time, until its end.
-func (w *world) load(c database.Cluster) (end func()) {
+// load is 4 backends that commit all the time, until the database's end. end waits for that
+// and returns how many commits were acknowledged.
+func (w *world) load(c database.Cluster) (end func() int) {
 	w.t.Helper()
+	logs, err := os.MkdirTemp(w.dir, "load")
+	if err != nil {
+		w.t.Fatal(err)
+	}
 	script := filepath.Join(w.dir, "commit.sql")
 	if err := os.WriteFile(script, []byte("INSERT INTO load(at) VALUES (clock_timestamp());\n"), 0o644); err != nil {
 		w.t.Fatal(err)
 	}
-	cmd := w.onClient("pgbench", "-n", "-c", "4", "-T", "600", "-f", script, "-h", serverAddress, "-p", fmt.Sprint(c.Port), "-U", c.Owner, c.Name)
+	cmd := w.onClient("pgbench", "-n", "-l", "--log-prefix", filepath.Join(logs, "acked"), "-c", "4", "-T", "600", "-f", script, "-h", serverAddress, "-p", fmt.Sprint(c.Port), "-U", c.Owner, c.Name)
 	if err := cmd.Start(); err != nil {
 		w.t.Fatal(err)
 	}
@@ -325,7 +330,18 @@ func (w *world) load(c database.Cluster) (end func()) {
 			w.t.Fatal("the load does not begin: ", out)
 		}
 	}
-	return func() { _, _ = cmd.Process.Kill(), cmd.Wait() }
+	return func() (acked int) {
+		_ = cmd.Wait() // fails, as its connections have
+		files, _ := filepath.Glob(filepath.Join(logs, "acked*"))
+		for _, f := range files {
+			b, err := os.ReadFile(f)
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			acked += bytes.Count(b, []byte("\n"))
+		}
+		return acked
+	}
 }
 
 const patience = time.Minute
