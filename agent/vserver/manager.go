@@ -71,7 +71,14 @@ type Config struct {
 	// Superseded says which host took a server over as this one was lost, "" if none did. It
 	// is asked before an agent's start starts a server; an error means that nobody who would
 	// know could be asked: then the server waits. nil: nobody takes servers over.
-	Superseded  func(ctx context.Context, r Record) (host string, err error)
+	Superseded func(ctx context.Context, r Record) (host string, err error)
+	// Stopping is called before a running server is asked to shut down, and waited for, at
+	// most for limit: whoever runs something of the host's in the server ends that first. Not
+	// for a kill. nil: nobody does.
+	Stopping func(ctx context.Context, id string, limit time.Duration)
+	// Started is called when a server's init runs, after every Stopping too, and must not
+	// wait. nil: nobody needs it.
+	Started     func(id string)
 	Observe     func(operation string, took time.Duration, err error) // for metrics; may be nil
 	Changed     func(v View, was State)                               // a server has settled in another state; may be nil, and must not wait
 	RetryDelays []time.Duration                                       // between tries of what nobody waits for (recovery); nil means 1s, 5s, 15s
@@ -113,6 +120,12 @@ func NewManager(cfg Config) (*Manager, error) {
 	}
 	if cfg.Changed == nil {
 		cfg.Changed = func(View, State) {}
+	}
+	if cfg.Stopping == nil {
+		cfg.Stopping = func(context.Context, string, time.Duration) {}
+	}
+	if cfg.Started == nil {
+		cfg.Started = func(string) {}
 	}
 	if cfg.RetryDelays == nil {
 		cfg.RetryDelays = []time.Duration{time.Second, 5 * time.Second, 15 * time.Second}
