@@ -53,6 +53,7 @@ var arrows = map[string]struct {
 	"snapshot": {"fault schedule store undo units vserver", "snapshots are of servers; the pool they lie in is an edge"},
 
 	// Row 0: what knows nothing of servers.
+	"mirror":    {"", "what a session's nodes decide is a pure function, so that every order of events can be walked"},
 	"endpoint":  {"fault pki", "links between agents: what is said on them is the callers'"},
 	"schedule":  {"fault", "when something is due and what is kept, nothing else"},
 	"api":       {"fault pki", "the contract and how to dial it: clients link this and no more"},
@@ -82,6 +83,7 @@ var pure = map[string]string{
 	"units":    "text to number and back",
 	"cpuset":   "sets of processors",
 	"schedule": "times in, decisions out",
+	"mirror":   "events in, actions out; time is a tick",
 }
 
 // impure are the packages of the standard library that a pure package can't import.

@@ -1,0 +1,2 @@
+// Package mirror is a mirror session's brain.
+package mirror
