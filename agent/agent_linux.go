@@ -273,6 +273,8 @@ func (ag *agent) openManagers(context.Context) error {
 		DefaultCIDR: netip.MustParsePrefix(c.Network.DefaultCIDR), // checked
 		Underlay:    c.underlay(),
 		Records:     ag.db.Bucket("networks"),
+		Loans:       ag.db.Bucket("loans"),
+		Exhausted:   func() { ag.moves.AskLoans() },
 		Edge:        ag.bridge,
 		Log:         ag.log.Named("network"),
 	})

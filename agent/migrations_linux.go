@@ -43,6 +43,7 @@ func (ag *agent) openEndpoint(context.Context) error {
 		}
 	}
 	s.Handle(migrate.Purpose, ag.moves.Handle)
+	s.Handle(migrate.LoanPurpose, ag.moves.HandleLoans)
 	s.Handle(peers.PurposeBackup, peers.Handler(ag.config.Backup.Store))
 	s.Handle(peers.PurposeTerm, peers.TermHandler(ag.servers.Term))
 	listener, err := net.Listen("tcp", ag.config.Endpoint.Listen)

@@ -320,10 +320,6 @@ func TestBadInputOverTheProtocol(t *testing.T) {
 	}
 }
 
-func pairs(key, value string) tftypes.Value {
-	return tftypes.NewValue(tftypes.Map{ElementType: tftypes.String}, map[string]tftypes.Value{key: text(value)})
-}
-
 func wantBlame(t *testing.T, diagnostics []*tfprotov6.Diagnostic, attribute string) {
 	t.Helper()
 	for _, d := range diagnostics {

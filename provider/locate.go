@@ -3,6 +3,7 @@ package provider
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -16,7 +17,8 @@ import (
 
 // locate finds what a host had when it was last seen, there or, as servers move and their
 // snapshots may follow, on another host. The error is fault.NotFound only if every host
-// answered that it has it not; if some did not answer it is theirs.
+// answered that it has it not; if some did not answer it is theirs, and if only lost hosts
+// are left it is errLost.
 func locate[T any](ctx context.Context, h *hosts, last string, get func(context.Context, *host) (T, error)) (*host, T, error) {
 	var none T
 	at, err := h.get(last)
@@ -39,7 +41,22 @@ func locate[T any](ctx context.Context, h *hosts, last string, get func(context.
 			err = a.err
 		}
 	}
+	if lost := h.lostHost(last); fault.Is(err, fault.NotFound) && lost != "" {
+		_, err = h.get(lost)
+	}
 	return nil, none, err
+}
+
+// lostHost is where something is that no other host has: last, if that is lost, else a lost
+// host; "" if there is none.
+func (h *hosts) lostHost(last string) string {
+	switch {
+	case h.lost[last]:
+		return last
+	case len(h.lost) == 0:
+		return ""
+	}
+	return slices.Sorted(maps.Keys(h.lost))[0]
 }
 
 // locateServer finds a server by its id.

@@ -129,13 +129,14 @@ func (r *networkResource) ModifyPlan(ctx context.Context, req resource.ModifyPla
 	resp.Diagnostics.Append(resp.Plan.Set(ctx, &plan)...)
 }
 
-// knows reports hosts that the provider block does not have.
+// knows reports hosts that the provider block does not have. One that is lost stays in the
+// definition of what spans it: the rest goes on as it is.
 func (h *hosts) knows(names types.Set) (diags diag.Diagnostics) {
 	if h == nil || h.unknown != "" {
 		return nil
 	}
 	for _, name := range stringsOf(names) {
-		if _, err := h.get(name); err != nil {
+		if _, err := h.get(name); err != nil && !errors.Is(err, errLost) {
 			at := path.Root("hosts")
 			diags.AddAttributeError(at, "Unknown host", invalid(at, err.Error()))
 		}

@@ -79,6 +79,10 @@ func texts(list ...string) tftypes.Value {
 	return tftypes.NewValue(tftypes.List{ElementType: tftypes.String}, values)
 }
 
+func pairs(key, value string) tftypes.Value {
+	return tftypes.NewValue(tftypes.Map{ElementType: tftypes.String}, map[string]tftypes.Value{key: text(value)})
+}
+
 // put makes a server on the host, not through Terraform.
 func (h *testHost) put(name string) vserver.View {
 	h.world.t.Helper()

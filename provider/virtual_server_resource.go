@@ -173,8 +173,10 @@ func (r *serverResource) Read(ctx context.Context, req resource.ReadRequest, res
 	case fault.Is(err, fault.NotFound):
 		resp.State.RemoveResource(ctx)
 		return
-	case errors.Is(err, errLost):
-		return // the plan says what becomes of it
+	case errors.Is(err, errLost): // the plan says what becomes of it
+		state.Host = types.StringValue(r.hosts.lostHost(state.Host.ValueString()))
+		resp.Diagnostics.Append(resp.State.Set(ctx, &state)...)
+		return
 	case err != nil:
 		resp.Diagnostics.Append(stale(fmt.Sprintf("Server %s", state.Name.ValueString()), state.Host.ValueString(), err))
 		return

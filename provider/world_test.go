@@ -38,6 +38,8 @@ type world struct {
 	lost  string // REFLEJO_LOST_HOSTS
 	shelf *servicetest.Shelf
 	moves moves
+	// genuine worlds have the real managers of snapshots and moves, joined by real endpoints.
+	genuine bool
 }
 
 // testHost is one host of a world.
@@ -52,6 +54,7 @@ type testHost struct {
 	servers *vserver.Manager
 	nets    *network.Manager
 	copies  *servicetest.Copies
+	genuine *genuine // nil: copies and mover do its part
 
 	mu      sync.Mutex
 	service *service.Service
@@ -71,7 +74,12 @@ func cores(n int) []int {
 // newWorld makes hosts and makes them the ones of the environment that providers see.
 func newWorld(t *testing.T, names ...string) *world {
 	t.Helper()
-	w := &world{t: t, hosts: map[string]*testHost{}, files: map[string]string{}, dir: t.TempDir(), shelf: servicetest.NewShelf(), moves: newMoves()}
+	return makeWorld(t, false, names...)
+}
+
+func makeWorld(t *testing.T, genuine bool, names ...string) *world {
+	t.Helper()
+	w := &world{t: t, hosts: map[string]*testHost{}, files: map[string]string{}, dir: t.TempDir(), shelf: servicetest.NewShelf(), moves: newMoves(), genuine: genuine}
 	var err error
 	w.ca, err = pki.NewCA("test", time.Hour)
 	must(t, err)
@@ -131,9 +139,15 @@ func (w *world) newHost(name string, index int) *testHost {
 	h.copies = servicetest.NewCopies(name, w.shelf, func(idOrName string) (vserver.View, error) { return h.servers.Get(idOrName) }, time.Now)
 	h.copies.Disk = h.kernel.Pool.Disks().Create
 	config.Captures = h.copies.Captures()
+	if w.genuine {
+		h.genuine = h.keepSnapshots(&config)
+	}
 	h.servers, err = vserver.NewManager(config)
 	must(t, err)
 	h.nets.SetServers(h.servers)
+	if w.genuine {
+		h.genuine.join(h)
+	}
 	must(t, h.nets.Recover(t.Context()))
 	must(t, h.servers.Recover(t.Context()))
 	t.Cleanup(h.servers.Close)
@@ -160,11 +174,11 @@ func (h *testHost) start() {
 	pair := h.world.issue(pki.RoleAgent, h.name, []string{"127.0.0.1"})
 	credentials, err := pki.NewCredentials(h.world.ca.Pair().Cert, pair)
 	must(t, err)
-	s := service.New(service.Config{
+	s := service.New(h.serves(service.Config{
 		Host: h, Servers: h.servers, Views: h.servers, Networks: h.nets, Images: h.images,
 		Snapshots: h.copies, Restores: h.servers, Backups: h.copies.Backups(), Targets: h.copies.Backups(), Migrations: mover{h}, Recoveries: mover{h},
 		Credentials: func() pki.Credentials { return credentials },
-	})
+	}))
 	h.mu.Lock()
 	h.service = s
 	h.mu.Unlock()
@@ -187,7 +201,7 @@ func (h *testHost) stop() {
 
 // Facts, Pool and Conditions make a testHost a service.Host.
 func (h *testHost) Facts() service.Facts {
-	return service.Facts{Name: h.name, Version: "test", Kernel: "6.1", CgroupMode: "unified", Architecture: "amd64", Started: time.Now(), UnderlayAddress: h.underlay()}
+	return service.Facts{Name: h.name, Version: "test", Kernel: "6.1", CgroupMode: "unified", Architecture: "amd64", Started: time.Now(), UnderlayAddress: h.underlay(), Endpoint: h.endpoint()}
 }
 
 func (h *testHost) underlay() string { return fmt.Sprintf("198.18.0.%d", 11+h.index) }

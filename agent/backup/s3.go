@@ -48,9 +48,9 @@ func (s S3) validate() error {
 	return nil
 }
 
-// s3Retries is how often the client tries a request by itself; what goes on for longer is
-// for the manager, which lets others have their turn meanwhile.
-const s3Retries = 3
+// tries is how often the client sends a request by itself: once. It would send again from
+// the reader that the connection it gave up may still be reading from; see s3Upload.send.
+const tries = 1
 
 type s3 struct {
 	core   minio.Core
@@ -73,7 +73,7 @@ func newS3(c S3, l Location) (Target, error) {
 	}
 	core, err := minio.NewCore(u.Host, &minio.Options{
 		Creds: credentials.NewStaticV4(c.AccessKey, c.SecretKey, ""), Secure: u.Scheme == "https",
-		Region: region, BucketLookup: lookup, MaxRetries: s3Retries, Transport: c.Transport,
+		Region: region, BucketLookup: lookup, MaxRetries: tries, Transport: c.Transport,
 	})
 	if err != nil {
 		return nil, fault.New(fault.Invalid, "open %s: %w", c, err)
@@ -111,6 +111,8 @@ func s3Kind(r minio.ErrorResponse) fault.Kind {
 		return fault.Precondition // of the host's configuration
 	case minio.PreconditionFailed, "ConditionalRequestConflict":
 		return fault.Aborted
+	case "BadDigest", "XAmzContentSHA256Mismatch", "IncompleteBody", "RequestTimeout", "SlowDown": // came otherwise than it was sent, or too slowly
+		return fault.Unavailable
 	case "XMinioStorageFull", "QuotaExceeded", "XMinioAdminBucketQuotaExceeded", "EntityTooLarge":
 		return fault.Exhausted
 	}

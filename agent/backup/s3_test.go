@@ -21,7 +21,8 @@ type S3Store struct {
 
 	mu    sync.Mutex
 	parts int              // sent
-	most  int              // parts that are taken; 0: any
+	most  int              // parts that there is room for; 0: any
+	away  bool             // it was, once, before the third part
 	fail  http.HandlerFunc // answers instead, if not nil
 }
 
@@ -39,6 +40,9 @@ func NewS3Store(t *testing.T) *S3Store {
 		fail := s.fail
 		if r.Method == http.MethodPut && r.URL.Query().Has("partNumber") {
 			if s.most > 0 && s.parts == s.most {
+				fail = func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInsufficientStorage) }
+			} else if s.parts == 2 && !s.away {
+				s.away = true
 				fail = func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }
 			} else {
 				s.parts++
@@ -75,8 +79,8 @@ func (s *S3Store) Parts() int {
 	return s.parts
 }
 
-// An upload that breaks off at every part goes on, over restarts of the agent, and no part
-// is sent twice.
+// An upload to a store that is full after every part goes on, over restarts of the agent, and
+// no part is sent twice. That the store is away for a moment nobody notices.
 func TestS3ThroughManager(t *testing.T) {
 	s := NewS3Store(t)
 	h := newHost(t, 1, 34<<20)
@@ -100,7 +104,7 @@ func TestS3ThroughManager(t *testing.T) {
 			}
 			break
 		}
-		if v.Operation.ErrKind != fault.Unavailable.String() || parts > 5 {
+		if v.Operation.ErrKind != fault.Exhausted.String() || parts > 5 {
 			t.Fatalf("after part %d: %+v", parts, v)
 		}
 		a.restart()
@@ -119,7 +123,7 @@ func TestS3ThroughManager(t *testing.T) {
 	}
 }
 
-// allow makes the store away for every part from when it has n.
+// allow makes the store full from when it has n parts.
 func (s *S3Store) allow(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -66,17 +66,42 @@ func (u *s3Upload) send() error {
 			}
 			u.id = id
 		}
-		whole := sha256.Sum256(u.buf) // signed along, so that the part need not be signed piece by piece
-		sent, err := u.s.core.PutObjectPart(u.ctx, u.s.bucket, u.key, u.id, number, bytes.NewReader(u.buf), int64(len(u.buf)),
-			minio.PutObjectPartOptions{Md5Base64: base64.StdEncoding.EncodeToString(digest[:]), Sha256Hex: hex.EncodeToString(whole[:]), DisableContentSha256: true})
+		sent, err := u.put(number, digest)
 		if err != nil {
-			return u.s.wrap("send part", err)
+			return err
 		}
 		part = sent
 	}
 	u.parts = append(u.parts, minio.CompletePart{PartNumber: number, ETag: part.ETag})
 	u.buf = u.buf[:0]
 	return nil
+}
+
+// partDelays are between tries of a part. What goes on for longer is for the manager, which
+// lets others have their turn meanwhile.
+var partDelays = [...]time.Duration{time.Second, 3 * time.Second}
+
+// put sends a part, some times if need be. A connection that was given up may go on reading
+// its part for a while, so each try has a reader of its own, and the buffer is not used again.
+func (u *s3Upload) put(number int, digest [md5.Size]byte) (minio.ObjectPart, error) {
+	whole := sha256.Sum256(u.buf) // signed along, so that the part need not be signed piece by piece
+	options := minio.PutObjectPartOptions{Md5Base64: base64.StdEncoding.EncodeToString(digest[:]), Sha256Hex: hex.EncodeToString(whole[:]), DisableContentSha256: true}
+	part := u.buf
+	for try := 0; ; try++ {
+		sent, err := u.s.core.PutObjectPart(u.ctx, u.s.bucket, u.key, u.id, number, bytes.NewReader(part), int64(len(part)), options)
+		if err == nil {
+			return sent, nil
+		}
+		u.buf = nil
+		if err = u.s.wrap("send part", err); try == len(partDelays) || !fault.Is(err, fault.Unavailable) {
+			return minio.ObjectPart{}, err
+		}
+		select {
+		case <-u.ctx.Done():
+			return minio.ObjectPart{}, err
+		case <-time.After(partDelays[try]):
+		}
+	}
 }
 
 func (u *s3Upload) Commit() error {

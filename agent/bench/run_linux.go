@@ -37,11 +37,13 @@ func benchmarks() []benchmark {
 		{id: "V2", run: (*run).boot, lxd: true, debian: true},
 		{id: "V3", run: (*run).burst, lxd: true},
 		{id: "V4", run: (*run).gap},
+		{id: "V6", run: (*run).restore, debian: true},
 		{id: "V7", run: (*run).accuracy, debian: true},
 		{id: "V8", run: (*run).change, lxd: true},
 		{id: "V9", run: (*run).disk, debian: true},
 		{id: "V10", run: (*run).size},
 		{id: "V11", run: (*run).adopt},
+		{id: "V12", run: (*run).move},
 		{id: "V13", run: (*run).churn},
 	}
 }

@@ -237,7 +237,10 @@ func (a *arrival) Zero(r snapshot.Range) error {
 		return nil
 	}
 	// To the end of the last block: what a file has there beyond its end reads as zeros.
-	err := unix.Fallocate(int(a.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, r.Offset, roundUp(r.Length, blockSize))
+	err := error(unix.EINTR)
+	for errors.Is(err, unix.EINTR) {
+		err = unix.Fallocate(int(a.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, r.Offset, roundUp(r.Length, blockSize))
+	}
 	if err != nil {
 		return a.pool.explain(fmt.Errorf("punch %d bytes at %d of %s: %w", r.Length, r.Offset, a.Name(), err))
 	}

@@ -40,28 +40,38 @@ func (p *Pool) Usage() (Usage, error) {
 // othersAge is for how long it stays good enough what others take.
 const othersAge = time.Minute
 
-// takenByOthers is how many of the file system's used bytes are not in the pool's files.
-//
-// In a file system of the pool's own only the file system itself is somebody else: what is
-// used beyond all that the pool's files can take, if they share nothing. Elsewhere the
-// pool's extents are read, because files that share extents, disks with their snapshots,
-// cannot be told apart by their sizes; this takes 2 to 3 µs for each extent, so it is not
-// done for every question.
+// takenByOthers is how many of the file system's used bytes are not in the pool's files. It
+// looks at every file, so it is not found out anew for every question.
 func (p *Pool) takenByOthers(used int64) (int64, error) {
-	if p.alone {
-		err := p.eachFile(func(_ *os.File, e entry) error {
-			used -= e.used
-			return nil
-		})
-		return max(0, used), err
-	}
 	p.others.Lock()
 	defer p.others.Unlock()
 	if !p.others.at.IsZero() && time.Since(p.others.at) < othersAge {
 		return p.others.bytes, nil
 	}
-	var ours []span
-	err := p.eachFile(func(dir *os.File, e entry) error {
+	ours, err := p.ours()
+	if err != nil {
+		return 0, err
+	}
+	p.others.at, p.others.bytes = time.Now(), max(0, used-ours)
+	return p.others.bytes, nil
+}
+
+// ours is how many bytes the pool's files take.
+//
+// In a file system of the pool's own only the file system itself is somebody else, and it is
+// enough to know what the files take if they share nothing. Elsewhere the pool's extents are
+// read, because files that share extents, disks with their snapshots, cannot be told apart
+// by their sizes; this takes 2 to 3 µs for each extent.
+func (p *Pool) ours() (sum int64, err error) {
+	if p.alone {
+		err := p.eachFile(func(_ *os.File, e entry) error {
+			sum += e.used
+			return nil
+		})
+		return sum, err
+	}
+	var all []span
+	err = p.eachFile(func(dir *os.File, e entry) error {
 		f, err := openAt(dir, e.name, unix.O_RDONLY, 0)
 		if errors.Is(err, os.ErrNotExist) {
 			return nil // removed meanwhile
@@ -72,15 +82,11 @@ func (p *Pool) takenByOthers(used int64) (int64, error) {
 		defer f.Close()
 		return eachExtent(context.Background(), f, 0, math.MaxInt64, func(x fiemapExtent) {
 			if x.flags&fiemapUnsound == 0 {
-				ours = append(ours, span{int64(x.physical), int64(x.length)})
+				all = append(all, span{int64(x.physical), int64(x.length)})
 			}
 		})
 	})
-	if err != nil {
-		return 0, err
-	}
-	p.others.at, p.others.bytes = time.Now(), max(0, used-unionBytes(ours))
-	return p.others.bytes, nil
+	return unionBytes(all), err
 }
 
 // eachFile goes through the pool's files.

@@ -154,7 +154,15 @@ func (w *loseAfter) drain() ([]snapshot.Range, error) {
 
 // takePaths are the ways in which a disk in use is taken.
 var takePaths = map[string]func(p *Pool){
-	"watched": func(p *Pool) {},
+	"watched": func(p *Pool) {
+		p.watch = func(l *loopDevice) (watch, error) {
+			w, err := watchWrites(l)
+			if err != nil {
+				panic(err) // the test would be one of another path
+			}
+			return loseNothing{w}, nil
+		}
+	},
 	"not watched": func(p *Pool) {
 		p.watch = func(*loopDevice) (watch, error) { return nil, errors.New("no tracing here") }
 	},
@@ -165,6 +173,17 @@ var takePaths = map[string]func(p *Pool){
 		p.watch = func(l *loopDevice) (watch, error) { w, err := watchWrites(l); return &loseLast{watch: w}, err }
 	},
 	"whole": func(p *Pool) { p.fewExtents = 1 << 30 },
+}
+
+// loseNothing does not stand for lost events.
+type loseNothing struct{ watch }
+
+func (w loseNothing) drain() ([]snapshot.Range, error) {
+	r, err := w.watch.drain()
+	if err != nil {
+		panic(err)
+	}
+	return r, nil
 }
 
 // loseLast loses events once the rest is drained.
@@ -218,6 +237,7 @@ func takeWhileWritten(t *testing.T, p *Pool, freeze bool) {
 	t.Cleanup(func() { must(t, p.Remove(context.Background(), server)) })
 	at, err := p.Attach(ctx, server, testIDs)
 	must(t, err)
+	fragmentDisk(t, p, server, at.Root, 2000)
 	j := newJournalist(t, at.Root, 4000)
 	j.start()
 	for j.durable.Load() < 200 {
@@ -249,17 +269,21 @@ func takeWhileWritten(t *testing.T, p *Pool, freeze bool) {
 	j.end(t)
 	t.Logf("longest gap %v, %d records", j.gap, j.durable.Load())
 	for _, x := range all {
-		wantSnapshot(t, p, x.id, func(root string) { j.check(t, root, x.least, x.most) })
+		wantSnapshot(t, p, x.id, freeze, func(root string) { j.check(t, root, x.least, x.most) })
 		must(t, s.Remove(ctx, x.id))
 	}
 }
 
-// wantSnapshot checks a snapshot's file system, as it is, and what a copy of it holds.
-func wantSnapshot(t *testing.T, p *Pool, id string, check func(root string)) {
+// wantSnapshot checks a snapshot's file system and what a copy of it holds. A clean one needs
+// no repair as it is, others once their journal is read.
+func wantSnapshot(t *testing.T, p *Pool, id string, clean bool, check func(root string)) {
 	t.Helper()
 	server := uuid.NewString()
 	must(t, p.Snapshots().Copy(t.Context(), id, server, testBase))
 	defer func() { must(t, p.Remove(context.Background(), server)) }()
+	if clean {
+		wantWhole(t, filepath.Join(p.disks.Name(), diskName(server)))
+	}
 	at, err := p.Attach(t.Context(), server, testIDs) // reads the journal where that is needed
 	must(t, err)
 	check(at.Root)

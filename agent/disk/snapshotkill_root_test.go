@@ -136,7 +136,7 @@ func clearAway(t *testing.T, p *Pool, server string) {
 		f, err := p.openSnapshot(i.ID)
 		must(t, err)
 		if _, err := readSuperblock(f); err == nil { // else it is an arrival that was kept
-			wantSnapshot(t, p, i.ID, func(string) {})
+			wantSnapshot(t, p, i.ID, true, func(string) {})
 		}
 		must(t, f.Close())
 		must(t, s.Remove(ctx, i.ID))
@@ -200,7 +200,7 @@ func TestSnapshotOnFullPool(t *testing.T) {
 	must(t, os.Remove(filler.Name()))
 	_, err = p.Snapshots().Take(t.Context(), id, server, quietly(at.Root))
 	must(t, err)
-	wantSnapshot(t, p, id, func(string) {})
+	wantSnapshot(t, p, id, true, func(string) {})
 }
 
 // fragmentDisk puts a disk into at least as many extents: what a snapshot shares moves when

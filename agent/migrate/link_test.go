@@ -84,11 +84,7 @@ func (e *end) Send(kind byte, parts ...[]byte) error {
 	}
 	e.send.frames <- endpoint.Frame{Type: kind, Payload: payload}
 	if failing { // it arrives, and nothing after it
-		late := e.cut
-		go func() {
-			time.Sleep(time.Millisecond)
-			late()
-		}()
+		time.AfterFunc(time.Millisecond, e.cut)
 		if k == faultBoth {
 			e.w.hosts[e.me].die()
 		}

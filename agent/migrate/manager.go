@@ -46,11 +46,11 @@ type Manager struct {
 	wg   sync.WaitGroup
 
 	mu      sync.Mutex
-	out     map[string]outgoing      // by server
-	in      map[string]incoming      // by move
-	working map[string]chan struct{} // servers whose move is worked on; closed when its server is held
-	visits  map[string]*visit        // moves that a link or a sweep is at
-	prepare sync.Mutex               // one offer at a time
+	out     map[string]outgoing // by server
+	in      map[string]incoming // by move
+	working map[string]*working // by server
+	visits  map[string]*visit   // moves that a link or a sweep is at
+	prepare sync.Mutex          // one offer at a time
 
 	markEvery int64
 	asking    chan struct{} // holds one if hosts are to be asked about lent addresses
@@ -61,7 +61,7 @@ func NewManager(cfg Config) (*Manager, error) {
 	if cfg.Log == nil {
 		cfg.Log = hclog.NewNullLogger()
 	}
-	m := &Manager{cfg: cfg, out: map[string]outgoing{}, in: map[string]incoming{}, working: map[string]chan struct{}{}, visits: map[string]*visit{}, markEvery: defaultMarkEvery, asking: make(chan struct{}, 1)}
+	m := &Manager{cfg: cfg, out: map[string]outgoing{}, in: map[string]incoming{}, working: map[string]*working{}, visits: map[string]*visit{}, markEvery: defaultMarkEvery, asking: make(chan struct{}, 1)}
 	m.ctx, m.stop = context.WithCancel(context.Background())
 	return m, errors.Join(load(cfg.Outgoing, m.out), load(cfg.Incoming, m.in))
 }

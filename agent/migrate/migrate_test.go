@@ -3,6 +3,7 @@ package migrate
 import (
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -83,7 +84,7 @@ func (w *world) arrive(power vserver.Power, settings vserver.Migration) {
 }
 
 // Every write of a record, on either side, and every frame: the agent dies or the link
-// breaks before it or after it, or both agents die.
+// breaks before it or after it, or both agents die; one of these for each frame of the disk.
 func TestEveryFault(t *testing.T) {
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -96,14 +97,19 @@ func TestEveryFault(t *testing.T) {
 				return w.events
 			}
 			var events int
+			var log []string
 			inWorld(t, 1, func(w *world) {
 				from := prepare(w)
 				w.arrive(c.power, c.settings)
-				events = w.events - from
+				events, log = w.events-from, w.log[from:]
 			})
 			t.Logf("%d events", events)
 			for i := 1; i <= events && !t.Failed(); i++ {
+				data := strings.Contains(log[i-1], " sends 18 ") || strings.Contains(log[i-1], " sends 19 ")
 				for k := range faultKinds {
+					if data && int(k) != i%int(faultKinds) {
+						continue // there are many, and one is as good as the next
+					}
 					inWorld(t, 1, func(w *world) {
 						w.faults[prepare(w)+i] = k
 						defer func() {
@@ -121,7 +127,7 @@ func TestEveryFault(t *testing.T) {
 
 // Several faults, at random.
 func TestManyFaults(t *testing.T) {
-	for seed := uint64(1); seed <= 150 && !t.Failed(); seed++ {
+	for seed := uint64(1); seed <= 100 && !t.Failed(); seed++ {
 		inWorld(t, seed, func(w *world) {
 			r := rand.New(rand.NewPCG(seed, 2))
 			names := []string{"warm", "cold", "stopped", "snapshots"}

@@ -45,6 +45,9 @@ func (m *Manager) Start(ctx context.Context, move Move) (vserver.View, error) {
 	if move.Settings != nil {
 		settings = *move.Settings
 	}
+	if err := m.tidied(ctx, v.Spec.ID); err != nil {
+		return v, err
+	}
 	rec, there := m.outgoingOf(v.Spec.ID)
 	if there && (rec.Phase == SourceHandover || rec.Phase == SourceMoved) {
 		if rec.Target != move.Target {
@@ -63,67 +66,108 @@ func (m *Manager) Start(ctx context.Context, move Move) (vserver.View, error) {
 		}
 	}
 	select {
-	case <-m.begin(v.Spec.ID):
+	case <-m.begin(v.Spec.ID).held:
 	case <-ctx.Done():
 		return v, fault.New(fault.Aborted, "migrate server %s: it waits for the operation under way: %w", v.Spec.Name, context.Cause(ctx))
 	}
 	return m.cfg.Servers.Get(v.Spec.ID)
 }
 
-// begin works on the move of a server, unless somebody does. The channel is closed when the
-// server is held, or there is no need.
-func (m *Manager) begin(server string) <-chan struct{} {
+// working is an attempt that is under way.
+type working struct {
+	held   chan struct{} // closed when the server is held, or there is no need
+	let    chan struct{} // closed when it is not any more: what follows is tidying up
+	done   chan struct{}
+	isHeld bool // only for the attempt itself
+}
+
+// begin works on the move of a server, unless somebody does.
+func (m *Manager) begin(server string) *working {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if held, ok := m.working[server]; ok {
-		return held
+	if w, ok := m.working[server]; ok {
+		return w
 	}
-	held := make(chan struct{})
+	w := &working{held: make(chan struct{}), let: make(chan struct{}), done: make(chan struct{})}
 	if m.ctx.Err() != nil {
-		close(held)
-		return held
+		close(w.held)
+		return w
 	}
-	m.working[server] = held
+	m.working[server] = w
 	m.wg.Go(func() {
-		m.work(server, held)
+		defer close(w.done)
+		m.work(server, w)
 		m.mu.Lock()
 		delete(m.working, server)
 		m.mu.Unlock()
 	})
-	return held
+	return w
+}
+
+// tidied waits until an attempt that is over has been tidied up.
+func (m *Manager) tidied(ctx context.Context, server string) error {
+	m.mu.Lock()
+	w := m.working[server]
+	m.mu.Unlock()
+	if w == nil {
+		return nil
+	}
+	select {
+	case <-w.let:
+	default:
+		return nil // joined, not followed
+	}
+	select {
+	case <-w.done:
+		return nil
+	case <-ctx.Done():
+		return fault.New(fault.Aborted, "migrate server %s: the last attempt is being tidied up: %w", server, context.Cause(ctx))
+	}
 }
 
 // work is one attempt: it holds the server, copies and hands over, and tidies up after.
-func (m *Manager) work(server string, held chan struct{}) {
+func (m *Manager) work(server string, w *working) {
 	rec, _ := m.outgoingOf(server)
 	var err error
-	isHeld := false
 	if rec.Phase != SourceMoved {
 		err = m.cfg.Servers.Hold(m.ctx, server, "migrate", func(ctx context.Context, h *vserver.Held) error {
-			isHeld = true
-			close(held)
-			return m.attempt(ctx, h, server)
+			defer close(w.let) // before the operation is seen to be over
+			w.isHeld = true
+			close(w.held)
+			err := m.attempt(ctx, h, server)
+			// So is the end of a move that is over: who sees that it failed may prepare the next
+			// one at once, which must not be taken for this one.
+			return errors.Join(err, m.failed(server, err))
 		})
 	}
-	if !isHeld {
-		close(held)
+	if !w.isHeld {
+		close(w.let)
+		close(w.held)
 	}
 	rec, ok := m.outgoingOf(server)
 	switch {
 	case !ok:
 	case rec.Phase == SourceMoved:
 		err = m.settle(rec)
-	case rec.Phase == SourceCopying && m.ctx.Err() == nil:
-		if m.gaveUp(rec, err) {
-			err = errors.Join(err, m.giveUp(rec))
-		} else {
-			_, saved := m.saveOutgoing(server, func(r *outgoing) { r.Err = err.Error() })
-			err = errors.Join(err, saved)
-		}
+	case !w.isHeld:
+		err = errors.Join(err, m.failed(server, err))
 	}
 	if err != nil && m.ctx.Err() == nil {
 		m.cfg.Log.Error("migrate a server", "server", rec.Name, "to", rec.Target, "error", err)
 	}
+}
+
+// failed gives a move up that is over, and records of another why it does not go on now.
+func (m *Manager) failed(server string, why error) error {
+	rec, ok := m.outgoingOf(server)
+	if !ok || why == nil || rec.Phase != SourceCopying || m.ctx.Err() != nil {
+		return nil
+	}
+	if m.gaveUp(rec, why) {
+		return m.giveUp(rec)
+	}
+	_, err := m.saveOutgoing(server, func(r *outgoing) { r.Err = why.Error() })
+	return err
 }
 
 // gaveUp reports whether a move that failed is over, as opposed to going on when it is
@@ -145,7 +189,7 @@ func refused(err error) bool {
 // giveUp removes everything of a move that was not handed over. A target that can't be
 // reached forgets it by itself when the ticket ends.
 func (m *Manager) giveUp(rec outgoing) error {
-	ctx, cancel := context.WithTimeout(m.ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(m.ctx, 5*time.Second) // the server may be waiting to be started again
 	defer cancel()
 	if _, err := m.ask(ctx, rec, AskAbort); err != nil {
 		m.cfg.Log.Warn("tell the target that a move is given up", "server", rec.Name, "to", rec.Target, "error", err)

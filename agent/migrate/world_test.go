@@ -98,6 +98,7 @@ var span = network.Definition{ID: "77777777-0000-0000-0000-000000000001", Name: 
 	{Host: "gamma", Address: netip.MustParseAddr("192.0.2.3"), Slot: 2}}}
 
 func (w *world) close() {
+	time.Sleep(2 * time.Millisecond) // a link that is about to break does so
 	for _, h := range w.hosts {
 		h.stop()
 	}
@@ -198,14 +199,16 @@ func (w *world) guest(p *pool) {
 	if !ok {
 		return
 	}
-	b := w.rand.IntN(blocks)
-	w.tag++
-	if w.rand.IntN(4) == 0 {
-		w.truth[b] = block{}
-	} else {
-		w.truth[b] = block{tag: w.tag, fill: byte(w.rand.IntN(3))} // a third of the blocks is zeros
+	for range 3 {
+		b := w.rand.IntN(blocks)
+		w.tag++
+		if w.rand.IntN(2) == 0 {
+			w.truth[b] = block{}
+		} else {
+			w.truth[b] = block{tag: w.tag, fill: byte(w.rand.IntN(3))} // a third of the blocks is zeros
+		}
+		d[b] = w.truth[b]
 	}
-	d[b] = w.truth[b]
 }
 
 // gate is a bucket that a dead agent can't write to.
@@ -308,6 +311,11 @@ func (w *world) quiesce() error {
 			case h := <-w.dead:
 				h.stop()
 				time.Sleep(3 * time.Second)
+				w.mu.Lock()
+				for range 20 { // servers go on
+					w.check()
+				}
+				w.mu.Unlock()
 				h.start()
 				continue
 			default:

@@ -23,6 +23,7 @@ func TestEdges(t *testing.T) {
 		{name: "cgroup"},
 		{name: "disk"},
 		{name: "oci", prepare: ociFiles},
+		{name: "quiesce"},
 		{name: "sysctl"},
 	} {
 		t.Run(edge.name, func(t *testing.T) {

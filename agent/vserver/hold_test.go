@@ -457,3 +457,34 @@ func TestRevive(t *testing.T) {
 		}
 	})
 }
+
+// A server that another host has taken over is removed before anybody else has a turn.
+func TestHeldRelease(t *testing.T) {
+	inWorld(t, func(w *world) {
+		s := small("web")
+		w.create(s)
+		views, err := w.m.Watch(w.t.Context(), s.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = w.m.Hold(w.t.Context(), s.ID, "migrate", func(ctx context.Context, h *vserver.Held) error {
+			if err := h.Release("beta"); !fault.Is(err, fault.Precondition) {
+				t.Errorf("released without leaving: %v", err)
+			}
+			return errors.Join(h.Down(ctx), h.Leave("beta"), h.Release("beta"))
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var last vserver.View
+		for v := range views {
+			last = v
+		}
+		if !last.Gone || last.MovedTo != "beta" {
+			t.Errorf("the last view: %+v", last)
+		}
+		if _, err := w.m.Get(s.ID); !fault.Is(err, fault.NotFound) {
+			t.Errorf("it is still here: %v", err)
+		}
+	})
+}

@@ -16,9 +16,9 @@ import (
 
 // Config says what the demo runs.
 type Config struct {
-	Dir     string // of the bed; the demo removes it
-	Bin     string // with reflejo, terraform-provider-reflejo
-	Example string // examples/three-hosts
+	Dir      string // of the bed; the demo removes it
+	Bin      string // with reflejo, terraform-provider-reflejo
+	Examples string // the directory of examples
 }
 
 // Run is the whole demo. The error names what is not as it should be.
@@ -41,7 +41,7 @@ func Run(ctx context.Context, c Config, out io.Writer) (err error) {
 	// Everything that serves the demo ends before the bed does.
 	serving, stop := context.WithCancel(ctx)
 	defer stop()
-	if err := w.start(serving, r, c.Example); err != nil {
+	if err := w.start(serving, r, filepath.Join(c.Examples, "three-hosts")); err != nil {
 		return err
 	}
 	before, err := w.inventories()
@@ -57,6 +57,9 @@ func Run(ctx context.Context, c Config, out io.Writer) (err error) {
 		}
 	}
 	if err := w.destroy(ctx, r, before); err != nil {
+		return err
+	}
+	if err := w.copies(ctx, r, filepath.Join(c.Examples, "snapshots-and-migration"), before); err != nil {
 		return err
 	}
 	stop()

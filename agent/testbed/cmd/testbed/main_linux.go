@@ -122,7 +122,7 @@ func demoCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&c.Dir, "work", ".cache/demo", "directory of the demo's hosts, which it removes")
-	cmd.Flags().StringVar(&c.Example, "example", "examples/three-hosts", "configuration that is applied")
+	cmd.Flags().StringVar(&c.Examples, "examples", "examples", "directory of the configurations that are applied")
 	return cmd
 }
 

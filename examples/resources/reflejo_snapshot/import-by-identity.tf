@@ -1,0 +1,6 @@
+import {
+  to = reflejo_snapshot.before
+  identity = {
+    id = "3f0f4a86-7f2b-4d5e-9a4e-2b8f6f0c7d21"
+  }
+}
