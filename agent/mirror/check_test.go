@@ -18,7 +18,9 @@ func (w *world) checkStep(i int, before, next State, actions []Action) {
 	}
 	b, n := before.D.Rec, next.D.Rec
 	if b.Seq != n.Seq && n.Owner == node(i) && n.Base == n.Seq && n.Suspended {
-		w.lossy = n.Seq
+		if p := w.hosts[1-i].kept.Rec; !p.Synced || p.Seq != b.Seq {
+			w.lossy = n.Seq // else the mirror has all that was promised, and force loses nothing
+		}
 	}
 	if n.Version().Less(b.Version()) {
 		broken(4, "%v: record goes back from %v to %v", node(i), b.Version(), n.Version())
@@ -50,8 +52,11 @@ func (w *world) check() {
 			broken(3, "%v and %v served in role sequence %d", *o, node(i), r.Seq)
 		}
 	}
-	if open > 1 && (w.hosts[0].kept.Rec.Witness != 0 || w.hosts[1].kept.Rec.Witness != 0) {
+	if open > 1 && (!w.forced || w.hosts[0].kept.Rec.Witness != 0 && w.hosts[1].kept.Rec.Witness != 0) {
 		broken(2, "both partners serve")
+	}
+	for i := range 2 {
+		w.checkCopy(i)
 	}
 	for i := range 3 {
 		for j := range i {
@@ -60,6 +65,22 @@ func (w *world) check() {
 			if a.Seq != 0 && a.Version() == b.Version() && a != b {
 				broken(4, "%v and %v have two records %v", node(i), node(j), a.Version())
 			}
+		}
+	}
+}
+
+// checkCopy compares what a principal believes of its mirror with what is there.
+func (w *world) checkCopy(i int) {
+	p, m := &w.hosts[i], &w.hosts[1-i]
+	if !p.on || p.s.Role() != Principal || !p.s.Ready || m.kept.Rec.Seq != p.s.D.Rec.Seq {
+		return
+	}
+	if p.s.Hard > m.len {
+		broken(5, "%v believes that %v has %d, it has %d", node(i), node(1-i), p.s.Hard, m.len)
+	}
+	for k := range min(p.s.Hard, p.len) {
+		if p.log[k] != m.log[k] {
+			broken(5, "%v and its mirror differ at %d", node(i), k)
 		}
 	}
 }

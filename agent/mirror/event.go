@@ -5,7 +5,7 @@ type EventKind uint8
 
 const (
 	Boot     EventKind = iota // the agent started: LSN = end of the log here, Running: the guard kept the database up until clock Until
-	Tick                      // Now = boot clock. Sockets are drained before (A7)
+	Tick                      // time has passed. Sockets are drained before (A7)
 	LinkUp                    // Peer; nothing of an older link to it arrives any more
 	LinkDown                  // Peer
 	Receive                   // Msg
@@ -27,7 +27,7 @@ type Event struct {
 	Kind    EventKind
 	Peer    Node
 	Msg     Message
-	Now     uint32
+	Now     uint32 // this host's boot clock, in ticks, at each event
 	Until   uint32
 	LSN     LSN
 	Seq     uint32

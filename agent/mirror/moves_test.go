@@ -1,6 +1,9 @@
 package mirror
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 type moveKind uint8
 
@@ -64,12 +67,24 @@ func (w *world) quiet() bool {
 			return false
 		}
 		for j := range 3 {
-			if i != j && w.arrives(i, j) {
+			if i != j && (w.arrives(i, j) || w.learns(i, j) || w.linkable(i, j)) {
 				return false
 			}
 		}
 	}
 	return true
+}
+
+// learns reports whether i is to hear that its link to j broke.
+func (w *world) learns(i, j int) bool {
+	h := &w.hosts[i]
+	return w.links[pairOf(i, j)].down[side(i, j)] != 0 && h.on && !h.frozen
+}
+
+// linkable reports whether i and j can make a link now.
+func (w *world) linkable(i, j int) bool {
+	l, a, b := &w.links[pairOf(i, j)], &w.hosts[i], &w.hosts[j]
+	return !l.on && !l.cut && l.down == [2]uint8{} && a.on && b.on && !a.frozen && !b.frozen
 }
 
 // moves are all that can happen next. The order is fixed: a path is named by indices.
@@ -116,6 +131,12 @@ func (w *world) moves(buf []move) []move {
 	if w.quiet() || w.lags > 0 && !w.anyDue() {
 		all = append(all, move{passes, 0, 0, -1})
 	}
+	if w.rules.only != nil {
+		all = slices.DeleteFunc(all, func(m move) bool {
+			fault := m.kind >= crashes && m.kind != verb && !(m.kind == stalls && m.n == 0) || m.kind < crashes && m.n > 0
+			return fault && !slices.Contains(w.rules.only, m.kind)
+		})
+	}
 	return all
 }
 
@@ -130,15 +151,14 @@ func (w *world) anyDue() bool {
 
 func (w *world) linkMoves(all []move, i, j int8) []move {
 	l := &w.links[pairOf(int(i), int(j))]
-	hi, hj := &w.hosts[i], &w.hosts[j]
 	if w.arrives(int(i), int(j)) {
 		all = append(all, move{deliver, i, j, -1})
 	}
-	if l.down[side(int(i), int(j))] != 0 && hi.on && !hi.frozen {
+	if w.learns(int(i), int(j)) {
 		all = append(all, move{downAt, i, j, -1})
 	}
 	if i < j {
-		if !l.on && !l.cut && l.down == [2]uint8{} && hi.on && hj.on && !hi.frozen && !hj.frozen {
+		if w.linkable(int(i), int(j)) {
 			all = append(all, move{connects, i, j, -1})
 		}
 		if l.cut {
@@ -168,7 +188,7 @@ func (w *world) faultsAt(all []move, i int8) []move {
 	if !h.frozen {
 		all = append(all, move{freezes, i, 0, -1})
 		if h.due {
-			all = w.torn(all, move{tickOf, i, 0, 0}, Event{Kind: Tick, Now: noon})
+			all = w.torn(all, move{tickOf, i, 0, 0}, Event{Kind: Tick})
 		}
 		for j := range int8(3) {
 			if i != j && w.arrives(int(j), int(i)) {
@@ -184,6 +204,7 @@ func (w *world) torn(all []move, m move, e Event) []move {
 	if m.kind == deliver {
 		at = m.j
 	}
+	e.Now = noon
 	_, actions := w.rules.step(w.hosts[at].s, e)
 	for k := 1; k < len(actions); k++ {
 		m.n = int8(k)
@@ -205,7 +226,7 @@ func (w *world) do(m move) {
 		w.step(j, Event{Kind: Receive, Msg: it.m}, it.data, int(m.n))
 	case tickOf:
 		h.due = false
-		w.step(i, Event{Kind: Tick, Now: noon}, journal{}, int(m.n))
+		w.step(i, Event{Kind: Tick}, journal{}, int(m.n))
 	case completes:
 		w.complete(i, -1)
 	case endedAt:
@@ -216,6 +237,9 @@ func (w *world) do(m move) {
 			w.lags--
 		}
 		w.pass()
+		if w.rules.eager {
+			w.ticks()
+		}
 	case downAt:
 		w.learnDown(i, j)
 	case connects:
@@ -239,6 +263,17 @@ func (w *world) do(m move) {
 		w.settle()
 	}
 	w.check()
+}
+
+// ticks lets everybody see the time that passed, in one order: what skew can do is seen where
+// pings come in any order.
+func (w *world) ticks() {
+	for i := range 3 {
+		if h := &w.hosts[i]; h.due && !h.frozen {
+			h.due = false
+			w.step(i, Event{Kind: Tick}, journal{}, -1)
+		}
+	}
 }
 
 func (w *world) learnDown(i, j int) {

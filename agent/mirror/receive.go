@@ -205,6 +205,7 @@ func (c *core) adopt(r Record) {
 		if was == Mirror {
 			c.Ready, c.Sent, c.Hard = false, 0, 0
 		}
+		c.keepPause()
 	default:
 		c.D.Undoing = true // the role is here, its log is not: an operator has to look (M-66)
 	}
@@ -221,7 +222,12 @@ func (c *core) own(r Record) {
 		c.Peers[n].Until = 0
 	}
 	c.Command = Command{}
-	if c.D.Paused { // SUSPEND came while the role was being asked for
+	c.keepPause()
+}
+
+// keepPause suspends what a mirror was told to suspend before it became principal.
+func (c *core) keepPause() {
+	if c.D.Paused {
 		c.D.Paused = false
 		c.suspend()
 	}

@@ -84,12 +84,13 @@ type State struct {
 	Grace uint16 // k, in ticks
 	D     Durable
 
-	Now   uint32 // this host's boot clock, in ticks
-	Until uint32 // principal: end of the lease on that clock
-	Phase Phase
-	Sick  bool // principal: the database does not answer; mirror: redo is broken
-	Burnt bool // principal: a death notice was given for this start
-	Peers [4]Peer
+	Now    uint32 // this host's boot clock at this event, in ticks
+	Ticked uint32 // and at the last tick
+	Until  uint32 // principal: end of the lease on that clock
+	Phase  Phase
+	Sick   bool // principal: the database does not answer; mirror: redo is broken
+	Burnt  bool // principal: a death notice was given for this start
+	Peers  [4]Peer
 
 	End     LSN  // principal: flushed here; mirror: hardened here
 	Gate    LSN  // principal: end of recovery, which nobody may see before the mirror has it (A14)

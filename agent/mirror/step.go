@@ -40,6 +40,7 @@ func (c *core) current(q uint32) bool { return q == c.D.Rec.Seq }
 
 // take changes the facts that the event is about. What follows from them is drive's.
 func (c *core) take(e Event) {
+	c.Now = e.Now // before each use of a lease the clock is looked at (A7)
 	switch e.Kind {
 	case Boot:
 		c.boot(e)
@@ -84,7 +85,7 @@ func (c *core) drive() {
 // boot begins after a start of the agent. The guard may have kept the database: without a
 // witness always, with one as long as a lease that was made for it runs (ruling 8).
 func (c *core) boot(e Event) {
-	c.Now, c.Until, c.End = e.Now, e.Until, e.LSN
+	c.Ticked, c.Until, c.End = e.Now, e.Until, e.LSN
 	c.Lost, c.Broken = true, true
 	c.Backoff = 0
 	for n := range c.Peers {
@@ -107,8 +108,8 @@ func (c *core) boot(e Event) {
 // tick lets time pass. A node that was not running for a while begins its wait anew: what it
 // did not see, it cannot count (A7).
 func (c *core) tick(now uint32) {
-	gap := now > c.Now+2
-	c.Now = now
+	gap := now > c.Ticked+2
+	c.Ticked = now
 	limit := c.limit()
 	for n := range c.Peers {
 		p := &c.Peers[n]

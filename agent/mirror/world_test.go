@@ -94,11 +94,12 @@ type rules struct {
 	alone bool // there is no witness
 	eager bool // pings and echoes arrive at once where nothing is in their way
 	step  func(State, Event) (State, []Action)
+	only  []moveKind // faults there are; nil: all
 	// Broken edges, for the tests that the explorer notices.
 	guardSleeps bool
 	ackEarly    bool
-	openEarly   bool
 	tear        bool // rejoin leaves what was there
+	cutRedo     bool // promotion stops before the journal's end (A2)
 }
 
 type cell struct {
@@ -150,6 +151,7 @@ func (w *world) step(i int, e Event, data journal, limit int) {
 	if w.cells != nil {
 		w.cells[cell{before.Role(), before.Shown(), before.Phase, e.Kind, e.Msg.Kind}]++
 	}
+	e.Now = noon
 	next, actions := w.rules.step(before, e)
 	h.s = next
 	w.checkStep(i, before, next, actions)
@@ -313,7 +315,7 @@ func (w *world) restart(i int) {
 	h := &w.hosts[i]
 	h.on = true
 	h.s = New(node(i), h.s.Grace, h.kept)
-	w.step(i, Event{Kind: Boot, Now: noon, LSN: h.len}, journal{}, -1)
+	w.step(i, Event{Kind: Boot, LSN: h.len}, journal{}, -1)
 }
 
 // connect makes a link.
@@ -337,7 +339,11 @@ func (w *world) complete(i, limit int) {
 		e.Kind = Started
 	case promoting:
 		h.up = true
-		e.Kind = Promoted
+		if w.rules.cutRedo && h.len > 1 {
+			h.len--
+			h.log[h.len] = 0
+		}
+		e.Kind, e.LSN = Promoted, h.len
 	case stopping:
 		e.Kind = LogEnded
 	case probing:
@@ -355,6 +361,10 @@ func (w *world) complete(i, limit int) {
 		h.len = max(h.len, o.to)
 	default:
 		e = w.rejoined(i, o)
+	}
+	if h.up && h.until != 0 && h.until <= noon && !w.rules.guardSleeps {
+		w.fence(i) // the guard does not begin what is over
+		e = Event{Kind: Ended}
 	}
 	w.step(i, e, journal{}, limit)
 }
@@ -392,6 +402,7 @@ func (w *world) pass() {
 		h := &w.hosts[i]
 		past(&h.until)
 		past(&h.s.Now)
+		past(&h.s.Ticked)
 		past(&h.s.Until)
 		for n := range h.s.Peers {
 			past(&h.s.Peers[n].Until)
