@@ -19,19 +19,19 @@
 // A session's state is that of its principal; suspended, link and catching up are kept apart
 // and shown in one order (mirroring.md §3.1).
 //
-//	            Begin, invited
-//	                 │
-//	                 ▼      probe waited, mirror has it
-//	 ┌────────▶ SYNCHRONIZING ────────────────────▶ SYNCHRONIZED ──── Failover ────┐
-//	 │  met again    │  ▲                              │     │                     ▼
-//	 │               │  └── copy lost, Safety ─────────┘     │              PENDING_FAILOVER
-//	 │      link lost│                                       │link lost       │ roles swap:
-//	 │               ▼                                       ▼                │ SYNCHRONIZING
-//	 └────────── DISCONNECTED ◀──────────────────────────────┘                ▼
-//	                 │   as principal: exposed once granted, closed without quorum
-//	    Force        │   as mirror: asks the witness when the principal is lost for good
-//	   (mirror)      ▼
-//	             SUSPENDED ── Resume ──▶ SYNCHRONIZING (or a rejoin first)
+//	           Begin, invited
+//	                │
+//	                ▼      probe waited, mirror has it
+//	┌────────▶ SYNCHRONIZING ────────────────────▶ SYNCHRONIZED ──── Failover ────┐
+//	│  met again    │  ▲                              │     │                     ▼
+//	│               │  └── copy lost, Safety ─────────┘     │              PENDING_FAILOVER
+//	│      link lost│                                       │link lost       │ roles swap:
+//	│               ▼                                       ▼                │ SYNCHRONIZING
+//	└────────── DISCONNECTED ◀──────────────────────────────┘                ▼
+//	                │   as principal: exposed once granted, closed without quorum
+//	   Force        │   as mirror: asks the witness when the principal is lost for good
+//	  (mirror)      ▼
+//	            SUSPENDED ── Resume ──▶ SYNCHRONIZING (or a rejoin first)
 //
 // The database of a principal (Phase):
 //

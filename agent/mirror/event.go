@@ -76,7 +76,7 @@ const (
 	Append                      // Seq, TLI, log from From to LSN
 	Ack                         // Seq, LSN is hardened
 	Raise                       // to the witness: Floor is LSN
-	Ask                         // to the witness: the role sequence Seq, Asking
+	Ask                         // to the witness: the role sequence Seq, Asking; Start: a death notice was for that start
 	Handover                    // Rec, Via: the mirror is to be principal
 	Refuse                      // of a Handover
 	Abandon                     // Rec: the mirror is to give its ask up

@@ -141,7 +141,11 @@ func (c *core) ask(why Asking) {
 // repeatAsk puts the question to the witness, on each link once.
 func (c *core) repeatAsk() {
 	c.Waiting = true
-	c.send(W, Message{Kind: Ask, Seq: c.D.Asked, Asking: c.D.Asking, Rec: c.D.Rec, LSN: c.End, Copy: c.D.Copy, TLI: c.D.TLI})
+	m := Message{Kind: Ask, Seq: c.D.Asked, Asking: c.D.Asking, Rec: c.D.Rec, LSN: c.End, Copy: c.D.Copy, TLI: c.D.TLI}
+	if c.Peers[c.partner()].Dead {
+		m.Start = c.rec().Start // the notice may come this way sooner
+	}
+	c.send(W, m)
 }
 
 // refused ends the promise: the witness's answer did not name this node.
@@ -152,7 +156,7 @@ func (c *core) refused() {
 	}
 	c.D.Asked, c.D.Asking = 0, NotAsking
 	c.Waiting = false
-	c.Backoff = c.rec().Timeout
+	c.Backoff = 1 // the witness's count may be behind by a tick
 	if given {
 		c.send(c.partner(), Message{Kind: Refuse, Seq: c.rec().Seq})
 	}

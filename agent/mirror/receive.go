@@ -80,11 +80,13 @@ func (c *core) meet(m Message) {
 	if !c.is(Principal) {
 		return
 	}
-	r := c.rec()
+	r, was := c.rec(), c.Ready
 	c.Ready = m.Rec.Seq == r.Seq && !m.Undoing && m.Copy == r.Copy(m.From)
 	if c.Ready {
 		c.Hard, c.Sent = m.LSN, m.LSN
-		c.report(SynchronizingMirror)
+		if !was && !r.Synced {
+			c.report(SynchronizingMirror)
+		}
 	}
 	c.ping()
 	switch {
@@ -180,12 +182,20 @@ func (c *core) adopt(r Record) {
 			c.Peers[n].Dead = false
 		}
 	}
+	if r.Seq != before.Seq {
+		for n := range c.Peers {
+			c.Peers[n].Echoed = 0 // another principal, or the same one anew: a whole wait
+		}
+	}
 	if r.Removed {
 		c.leave(was)
 		return
 	}
 	switch {
 	case r.Owner != c.Self:
+		if r.Synced && c.fits() {
+			c.D.TLI = r.TLI // all of the principal's log is here, so its timeline is, too
+		}
 		c.D.Handed, c.D.Granted, c.D.Burnt = NotHanded, false, 0
 		c.yield(was)
 	case r.Seq == asked:
@@ -262,6 +272,9 @@ func (c *core) pinged(m Message) {
 
 // echoed takes an echo: a lease for a principal; for a mirror the witness is there.
 func (c *core) echoed(m Message) {
+	if c.is(Mirror) {
+		c.Peers[m.From].Linked = true
+	}
 	if c.is(Principal) {
 		c.Peers[m.From].Linked = m.Linked
 		c.renew(m.From, m.Stamp)

@@ -72,7 +72,7 @@ type Peer struct {
 	Known  bool    // its Hello has arrived
 	Heard  uint16  // ticks since anything came from it; goes on while the link is down
 	Echoed uint16  // ticks seen running since this node last echoed it: the promise it still has
-	Linked bool    // principal: the mirror has a link to the witness
+	Linked bool    // principal, of its mirror: it has a link to the witness; mirror, of the witness: it echoes
 	Dead   bool    // its database ended for good in this start (death notice)
 	Until  uint32  // principal: end of the lease that it gave, on the own clock
 	Sure   Version // the record it has durably
@@ -165,7 +165,7 @@ func (s State) Shown() Shown {
 		return Disconnected
 	case r.Safety == Full && r.Synced:
 		return Synchronized
-	case r.Safety == Off && role == Principal && s.Ready && s.Hard == s.End:
+	case r.Safety == Off && role == Principal && s.Ready && s.Hard == s.End, r.Safety == Off && role == Mirror && s.Writing <= s.End:
 		return Synchronized
 	}
 	return Synchronizing
@@ -181,7 +181,7 @@ func (s State) WitnessShown() string {
 	switch p := s.Peers[W]; {
 	case s.D.Rec.Witness == 0:
 		return "none"
-	case p.Up && p.Known && p.Sure.Seq == s.D.Rec.Seq:
+	case p.Up && p.Known && (p.Linked || p.Sure.Seq == s.D.Rec.Seq):
 		return "CONNECTED"
 	case p.Up && !p.Known:
 		return "UNKNOWN"

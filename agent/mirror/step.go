@@ -137,7 +137,7 @@ func (c *core) linkDown(n Node) {
 	if !p.Up {
 		return
 	}
-	p.Up, p.Known = false, false
+	p.Up, p.Known, p.Linked = false, false, false
 	switch role := c.Role(); {
 	case role == Mirror && n == W:
 		c.Waiting = false

@@ -127,7 +127,7 @@ func (c *core) grants(m Message) bool {
 	case AskForced:
 		return over
 	case AskLost:
-		return (over || p.Dead) && r.Synced && r.Safety == Full && !r.Suspended && m.LSN >= r.Floor
+		return (over || p.Dead || m.Start == r.Start) && r.Synced && r.Safety == Full && !r.Suspended && m.LSN >= r.Floor
 	}
 	return false
 }
