@@ -18,6 +18,7 @@ func (w *world) checkStep(i int, before, next State, actions []Action) {
 	}
 	b, n := before.D.Rec, next.D.Rec
 	if b.Seq != n.Seq && n.Owner == node(i) && n.Base == n.Seq && n.Suspended {
+		w.newest = max(w.newest, n.Seq) // what the other promises from here on is lost
 		if p := w.hosts[1-i].kept.Rec; !p.Synced || p.Seq != b.Seq {
 			w.lossy = n.Seq // else the mirror has all that was promised, and force loses nothing
 		}

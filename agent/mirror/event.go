@@ -102,7 +102,7 @@ type Message struct {
 	Asking   Asking
 	Via      Handing
 	Vouched  bool // Tell to the witness: the mirror has the record and a lease from it runs (A13)
-	Linked   bool // Echo of the mirror: it has a link to the witness
+	Linked   bool // Hello and Echo of the mirror: it has a link to the witness
 	Undoing  bool
 	Paused   bool
 }

@@ -345,14 +345,20 @@ var sizes = []struct {
 	{"3 nodes, 1 fault, 1 verb", true, true, 60_000, func(w *world) { w.faults, w.verbs = 1, 1 }},
 	{"3 nodes, 2 faults, 1 write", true, true, 60_000, func(w *world) { w.faults, w.writes = 2, 1 }},
 	{"3 nodes, 2 faults, 1 verb", true, true, 30_000, func(w *world) { w.faults, w.verbs = 2, 1 }},
+	{"3 nodes, 1 fault, 1 rare verb", true, true, 30_000, func(w *world) {
+		w.faults, w.verbs, w.rules.verbs = 1, 1, []Verb{SetWitness, SetTimeout, Replace, Hold}
+	}},
 	{"3 nodes, 1 fault, pings in any order, 1 lag", true, false, 30_000, func(w *world) { w.faults, w.lags = 1, 1 }},
 }
+
+// often are the commands that sessions live with.
+var often = []Verb{Failover, Force, Suspend, Resume, SetSafety}
 
 func TestExplore(t *testing.T) {
 	total, cells := 0, map[cell]int{}
 	for _, c := range sizes {
 		t.Run(c.name, func(t *testing.T) {
-			r := &rules{eager: c.eager, step: Step, alone: !c.witness}
+			r := &rules{eager: c.eager, step: Step, alone: !c.witness, verbs: often}
 			w := synchronized(t, c.witness, r)
 			w.run(t, w.quiet)
 			c.set(w)

@@ -131,7 +131,7 @@ func (c *core) mayAsk() bool {
 // ask begins the promise.
 func (c *core) ask(why Asking) {
 	c.D.Asked, c.D.Asking = c.rec().Seq+1, why
-	if p := c.partner(); c.Peers[p].Up && why != AskGiven {
+	if p := c.partner(); c.Peers[p].Up && why != AskGiven && !c.Peers[p].Dead {
 		c.do(Action{Kind: Close, Peer: p})
 		c.linkDown(p)
 	}
@@ -174,7 +174,9 @@ func (c *core) tickMirror() {
 			c.losePrincipal() // it talks, but its database does not live
 		}
 	}
-	c.send(W, Message{Kind: Ping, Seq: c.rec().Seq, Stamp: c.Now})
+	if c.rec().Witness != 0 {
+		c.send(W, Message{Kind: Ping, Seq: c.rec().Seq, Stamp: c.Now})
+	}
 	if c.D.Paused {
 		c.send(c.partner(), Message{Kind: Want, Seq: c.rec().Seq})
 	}

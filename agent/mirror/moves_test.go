@@ -16,6 +16,7 @@ const (
 	downAt                    // i learns that its link to j broke
 	connects                  // i and j
 	restarts                  // i
+	swaps                     // i's agent is replaced, as was announced
 	heals                     // i and j
 	thaws                     // i
 	writes                    // a client at i
@@ -35,7 +36,7 @@ type move struct {
 }
 
 func (m move) String() string {
-	name := [...]string{"deliver", "tick", "complete", "guard reports", "time passes", "down", "connect", "restart", "heal", "thaw", "write", "crash", "agent dies", "database dies", "cut", "stall", "freeze", "operator"}[m.kind]
+	name := [...]string{"deliver", "tick", "complete", "guard reports", "time passes", "down", "connect", "restart", "replace agent", "heal", "thaw", "write", "crash", "agent dies", "database dies", "cut", "stall", "freeze", "operator"}[m.kind]
 	text := fmt.Sprintf("%s %v", name, node(int(m.i)))
 	switch m.kind {
 	case passes:
@@ -108,6 +109,9 @@ func (w *world) moves(buf []move) []move {
 		if !h.on {
 			all = append(all, move{restarts, i, 0, -1})
 		}
+		if runs && i < 2 && h.s.D.Rec.Hold != 0 && h.s.Command.Verb == NoVerb && h.s.Role() == Principal {
+			all = append(all, move{swaps, i, 0, -1})
+		}
 		if h.frozen {
 			all = append(all, move{thaws, i, 0, -1})
 		}
@@ -123,7 +127,7 @@ func (w *world) moves(buf []move) []move {
 			all = w.faultsAt(all, i)
 		}
 		if w.verbs > 0 && runs && i < 2 && h.s.D.Rec.Seq != 0 {
-			for _, v := range []Verb{Failover, Force, Suspend, Resume, SetSafety} {
+			for _, v := range w.rules.verbs {
 				all = append(all, move{verb, i, 0, int8(v)})
 			}
 		}
@@ -246,6 +250,8 @@ func (w *world) do(m move) {
 		w.connect(i, j)
 	case restarts:
 		w.restart(i)
+	case swaps:
+		w.replaceAgent(i)
 	case heals:
 		w.links[pairOf(i, j)].cut = false
 	case thaws:
@@ -332,7 +338,14 @@ func (w *world) operate(i int, v Verb) {
 	if v == SetSafety && w.hosts[i].s.D.Rec.Safety == Full {
 		q.Safety = Off
 	}
-	if v == Force {
+	switch v {
+	case SetWitness:
+		q.On = w.hosts[i].s.D.Rec.Witness == 0
+	case SetTimeout:
+		q.Timeout = 5 - w.hosts[i].s.D.Rec.Timeout // two, three
+	case Hold:
+		q.Timeout = 3
+	case Force:
 		w.forced = true
 	}
 	w.step(i, Event{Kind: Operator, Command: q}, journal{}, -1)

@@ -196,7 +196,7 @@ func TestExplorerFindsWhatIsBroken(t *testing.T) {
 	for _, c := range sabotage {
 		t.Run(c.name, func(t *testing.T) {
 			r := c.rules
-			r.eager, r.alone = true, !c.witness
+			r.eager, r.alone, r.verbs = true, !c.witness, often
 			whole := rules{eager: true, alone: !c.witness, step: Step}
 			w := synchronized(t, c.witness, &whole)
 			w.run(t, w.quiet)

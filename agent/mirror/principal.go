@@ -151,7 +151,8 @@ func (c *core) confirm() {
 		c.leave(Principal)
 	}
 	if c.Command.Verb == Hold && c.D.Arbiter != 0 {
-		c.do(Action{Kind: Lease, Until: c.Now + uint32(r.Hold)})
+		c.Until = max(c.Until, c.Now+uint32(r.Hold))
+		c.do(Action{Kind: Lease, Until: c.Until})
 	}
 	c.Command = Command{}
 	c.answer(OK)
@@ -186,8 +187,9 @@ func (c *core) ping() {
 	if c.Sick || c.D.Burnt == c.rec().Start && c.Backoff > 0 {
 		return
 	}
-	for _, n := range []Node{c.partner(), W} {
-		c.send(n, Message{Kind: Ping, Seq: c.rec().Seq, Stamp: c.Now})
+	c.send(c.partner(), Message{Kind: Ping, Seq: c.rec().Seq, Stamp: c.Now})
+	if c.D.Arbiter != 0 {
+		c.send(W, Message{Kind: Ping, Seq: c.rec().Seq, Stamp: c.Now})
 	}
 }
 

@@ -5,6 +5,7 @@ func (c *core) hello(n Node) {
 	c.send(n, Message{
 		Kind: Hello, Seq: c.rec().Seq, Rec: c.D.Rec, Asked: c.D.Asked, Asking: c.D.Asking,
 		LSN: c.End, TLI: c.D.TLI, Copy: c.D.Copy, Undoing: c.D.Undoing || !c.fits(), Paused: c.D.Paused,
+		Linked: c.Peers[W].Up && c.Peers[W].Known,
 	})
 }
 
@@ -71,7 +72,7 @@ func (c *core) meet(m Message) {
 		}
 		return
 	}
-	asked, why := m.Asked, m.Asking
+	asked := m.Asked
 	if m.Rec.Seq == 0 && c.is(Principal) && !c.rec().Synced && c.D.Handed == NotHanded {
 		c.send(m.From, Message{Kind: Invite, Seq: c.rec().Seq, Rec: c.D.Rec}) // a new host in the mirror's place
 		return
@@ -91,7 +92,7 @@ func (c *core) meet(m Message) {
 	c.ping()
 	switch {
 	case m.Rec.Seq != r.Seq:
-	case asked == r.Seq+1 && (why != AskGiven || !c.Peers[W].Up):
+	case asked == r.Seq+1 && (!m.Linked || !c.Peers[W].Up): // else the witness decides
 		c.send(m.From, Message{Kind: Abandon, Seq: r.Seq, Rec: r.again(r.Seq + 2)})
 	case c.D.Handed != NotHanded:
 		c.offer()

@@ -126,10 +126,12 @@ const (
 // Role follows from the record alone.
 func (s State) Role() Role {
 	switch {
-	case s.Self == W && s.D.Rec.Seq != 0 && !s.D.Rec.Removed:
-		return Witness
 	case s.D.Rec.Seq == 0:
 		return None
+	case s.Self == W && (s.D.Rec.Removed || s.D.Rec.Witness == 0):
+		return Former
+	case s.Self == W:
+		return Witness
 	case s.D.Rec.Removed || s.D.Left:
 		return Former
 	case s.D.Rec.Owner == s.Self:

@@ -100,6 +100,9 @@ func (c *core) boot(e Event) {
 	case e.Running:
 		c.do(Action{Kind: Fence})
 	}
+	if c.is(Principal) && r.Hold != 0 {
+		c.propose(func(r *Record) { r.Hold = 0 })
+	}
 	if c.is(Principal) && c.D.Arbiter != 0 && c.Phase == Down {
 		c.D.Burnt = r.Start // the guard may have given notice
 	}
@@ -142,6 +145,9 @@ func (c *core) linkDown(n Node) {
 	case role == Mirror && n == W:
 		c.Waiting = false
 		c.Broken = c.Broken || c.Lost
+		if c.D.Asked != 0 {
+			c.hello(c.partner()) // who may have to go on without the witness's answer
+		}
 	case role == Mirror:
 		c.losePrincipal()
 	case role == Principal && n == c.partner():

@@ -60,6 +60,8 @@ type story struct {
 	t   *testing.T
 	w   *world
 	out strings.Builder
+
+	slow [3]bool // what the host is busy with does not end
 }
 
 // told are the actions that a reader wants to see.
@@ -97,7 +99,9 @@ func (s *story) settle() {
 	for range 1000 {
 		all := slices.DeleteFunc(s.w.moves(nil), func(m move) bool {
 			switch m.kind {
-			case deliver, tickOf, completes, endedAt, downAt, connects:
+			case completes:
+				return s.slow[m.i]
+			case deliver, tickOf, endedAt, downAt, connects:
 				return m.n >= 0
 			}
 			return true
@@ -159,6 +163,14 @@ func (s *story) line(words []string) {
 		if verb == "stall" {
 			m.n = 1
 		}
+	case "slow", "fast":
+		s.slow[s.node(args[0])] = verb == "slow"
+		s.settle()
+		return
+	case "agent": // a planned restart: the guard keeps the database
+		w.replaceAgent(s.node(args[0]))
+		s.settle()
+		return
 	case "health":
 		w.step(s.node(args[0]), Event{Kind: Health, OK: args[1] == "good"}, journal{}, -1)
 		s.settle()

@@ -72,7 +72,7 @@ type fixed struct {
 	links  [3]link
 	acked  uint16 // entries that a client was promised, or has read
 	last   uint8  // last entry written
-	newest uint32 // role sequence in which somebody served
+	newest uint32 // role sequence that began by force, or in which somebody served
 	lossy  uint32 // role sequence that began by force
 	forced bool   // service was forced: what the new principal lacks is given up
 	owners [12]Node
@@ -95,6 +95,7 @@ type rules struct {
 	eager bool // pings and echoes arrive at once where nothing is in their way
 	step  func(State, Event) (State, []Action)
 	only  []moveKind // faults there are; nil: all
+	verbs []Verb     // operators' commands there are
 	// Broken edges, for the tests that the explorer notices.
 	guardSleeps bool
 	ackEarly    bool
@@ -308,6 +309,16 @@ func (w *world) crash(i int, notice bool) {
 			l.down[side(j, i)] = 2
 		}
 	}
+}
+
+// replaceAgent ends the agent and starts another, while the guard keeps the database.
+func (w *world) replaceAgent(i int) {
+	h := &w.hosts[i]
+	up, open, until := h.up, h.open, h.until
+	w.crash(i, false)
+	h.up, h.open, h.until, h.on = up, open, until, true
+	h.s = New(node(i), h.s.Grace, h.kept)
+	w.step(i, Event{Kind: Boot, LSN: h.len, Running: up, Until: until}, journal{}, -1)
 }
 
 // restart starts the agent of a host again.
