@@ -140,7 +140,7 @@ func (w *world) atRest() bool {
 	for i := range 2 {
 		p, m := &w.hosts[i], &w.hosts[1-i]
 		r := p.s.D.Rec
-		if p.open && p.s.Role() == Principal && m.s.Role() == Mirror && p.s.Shown() == Synchronized && m.s.D.Rec == r && m.len == p.len && m.log == p.log &&
+		if p.open && p.s.Role() == Principal && m.s.Role() == Mirror && p.s.Shown() == Synchronized && m.s.D.Rec.Version() == r.Version() && m.len == p.len && m.log == p.log &&
 			(r.Witness == 0 || w.hosts[2].s.D.Rec.Version() == r.Version()) {
 			return true
 		}

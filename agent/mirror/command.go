@@ -66,6 +66,7 @@ func (c *core) change(q Command, r *Record) {
 		f = func(r *Record) {
 			if r.Witness = 0; q.On {
 				r.Witness = c.D.Arbiter + 1
+				r.Start++ // a death notice from before was about a time without witness (A8)
 			}
 		}
 	case Resume:

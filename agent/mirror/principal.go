@@ -184,7 +184,7 @@ func (c *core) tickPrincipal() {
 // ping asks for leases, unless the database is not fit to be kept up: a hung one is a lost
 // principal (ruling 3), and after a death notice the mirror goes first.
 func (c *core) ping() {
-	if c.Sick || c.D.Burnt == c.rec().Start && c.Backoff > 0 {
+	if c.Sick || c.D.Burnt != 0 && c.D.Burnt >= c.rec().Start && c.Backoff > 0 {
 		return
 	}
 	c.send(c.partner(), Message{Kind: Ping, Seq: c.rec().Seq, Stamp: c.Now})
@@ -273,8 +273,8 @@ func (c *core) ended() {
 // role over: only once mirror or witness has that record may the database start again in this
 // role sequence (A8).
 func (c *core) unburn() {
-	if r := c.rec(); c.D.Burnt == r.Start && c.Phase == Down && c.Backoff == 0 && c.leased() {
-		c.propose(func(r *Record) { r.Start++ })
+	if c.D.Burnt != 0 && c.D.Burnt >= c.rec().Start && c.Phase == Down && c.Backoff == 0 && c.leased() {
+		c.propose(func(r *Record) { r.Start = c.D.Burnt + 1 })
 	}
 }
 

@@ -67,6 +67,9 @@ func walk(t *testing.T, seed uint64) (steps, seq int) {
 			}
 			m := all[rng.IntN(len(all))]
 			fmt.Fprintf(&path, "%v\n", m)
+			if m.kind == deliver {
+				fmt.Fprintf(&path, "   %v\n", w.queues[queue(int(m.i), int(m.j))][0].m)
+			}
 			w.do(m)
 			steps++
 		}
