@@ -4,7 +4,7 @@ package mirror
 type EventKind uint8
 
 const (
-	Boot     EventKind = iota // the agent started: LSN = end of the log here, Running: the guard kept the database up until clock Until
+	Boot     EventKind = iota // the agent started: LSN = end of the log here, Running: the guard kept the database up until clock Until, OK: and its port open
 	Tick                      // time has passed. Sockets are drained before (A7)
 	LinkUp                    // Peer; nothing of an older link to it arrives any more
 	LinkDown                  // Peer

@@ -271,7 +271,7 @@ func synchronized(t *testing.T, witness bool, r *rules) *world {
 	a.log[0], a.len, w.last = 1, 1, 1
 	b.log[0], b.len = 1, 1
 	for i := range w.hosts {
-		w.step(i, Event{Kind: Boot, LSN: w.hosts[i].len, Running: i == 0}, journal{}, -1)
+		w.step(i, Event{Kind: Boot, LSN: w.hosts[i].len, Running: i == 0, OK: true}, journal{}, -1)
 	}
 	if !witness {
 		w.links[0].cut, w.links[1].cut = true, true

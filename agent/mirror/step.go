@@ -95,8 +95,10 @@ func (c *core) boot(e Event) {
 	mine := c.is(Principal) || r.Removed && r.Owner == c.Self || r.Seq == 0
 	keeps := mine && c.D.Handed == NotHanded && !c.D.Undoing && (c.is(None) || c.D.TLI == r.TLI) && (c.D.Arbiter == 0 || e.Now < e.Until)
 	switch {
-	case e.Running && keeps:
+	case e.Running && keeps && e.OK:
 		c.Phase = Serving
+	case e.Running && keeps:
+		c.Phase, c.Gate = Closed, e.LSN
 	case e.Running:
 		c.do(Action{Kind: Fence})
 	}

@@ -202,7 +202,7 @@ func (s *story) begin(args []string) {
 	s.w.last = 1
 	r.step = s.step
 	for i := range s.w.hosts {
-		s.w.step(i, Event{Kind: Boot, LSN: s.w.hosts[i].len, Running: i == 0}, journal{}, -1)
+		s.w.step(i, Event{Kind: Boot, LSN: s.w.hosts[i].len, Running: i == 0, OK: true}, journal{}, -1)
 	}
 	s.settle()
 	if slices.Contains(args, "new") {

@@ -318,7 +318,7 @@ func (w *world) replaceAgent(i int) {
 	w.crash(i, false)
 	h.up, h.open, h.until, h.on = up, open, until, true
 	h.s = New(node(i), h.s.Grace, h.kept)
-	w.step(i, Event{Kind: Boot, LSN: h.len, Running: up, Until: until}, journal{}, -1)
+	w.step(i, Event{Kind: Boot, LSN: h.len, Running: up, OK: open, Until: until}, journal{}, -1)
 }
 
 // restart starts the agent of a host again.
