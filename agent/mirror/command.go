@@ -35,6 +35,8 @@ func (c *core) operate(q Command) {
 			c.answer(NotPrincipal)
 		case c.Command.Verb != NoVerb || c.D.Handed != NotHanded:
 			c.answer(Busy)
+		case c.behind():
+			c.answer(LogLost)
 		case q.Verb == Failover:
 			c.failover()
 		case !c.mirrorPeer().Up && !(q.Verb == Replace && c.D.Granted):
@@ -107,6 +109,8 @@ func (c *core) suspendHere() {
 		c.answer(OK)
 	case c.D.Handed != NotHanded || c.Command.Verb != NoVerb:
 		c.answer(Busy)
+	case c.behind():
+		c.answer(LogLost)
 	case !c.D.Granted && !c.mirrorPeer().Up && !c.Peers[W].Up:
 		c.answer(Unconfirmed)
 	default:

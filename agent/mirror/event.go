@@ -166,6 +166,7 @@ const (
 	Unconfirmed
 	Busy
 	RedoBroken
+	LogLost
 )
 
 // Code is a state change worth an alert (mirroring.md §8), under its number there.

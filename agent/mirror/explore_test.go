@@ -18,6 +18,7 @@ type explorer struct {
 	rules *rules
 	start *world
 	limit int // states
+	visit func(*world)
 	every int // of how many states one is run to rest; 0: none
 
 	seen  map[uint64]from
@@ -52,6 +53,9 @@ func (x *explorer) run() (failure string) {
 		queue[n].text = nil
 		w := unpack(at.text, x.rules)
 		w.cells = x.cells
+		if x.visit != nil {
+			x.visit(w)
+		}
 		buf = w.moves(buf)
 		for k, m := range buf {
 			next := w.clone()

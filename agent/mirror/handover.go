@@ -6,7 +6,7 @@ package mirror
 
 // handOver gives the role away once the mirror has everything.
 func (c *core) handOver() {
-	short := c.Phase == Down && c.Ready && c.Hard > c.End && c.D.TLI == c.rec().TLI && c.rec().Synced
+	short := c.Phase == Down && c.Ready && c.behind() && c.rec().Synced && c.Backoff == 0
 	if c.D.Handed != NotHanded || !short && (c.Phase != Stopped || c.Hard < c.End) {
 		return
 	}
@@ -49,7 +49,7 @@ func (c *core) handedOver(m Message) {
 	if !c.is(Mirror) || !c.current(m.Seq) || c.D.Asked != 0 {
 		return
 	}
-	whole := c.fits() && c.Writing <= c.End && c.End == n.Fork && !c.Sick && !c.D.Paused
+	whole := c.fits() && c.Writing <= c.End && c.End == n.Fork && !c.Sick
 	w := &c.Peers[W]
 	switch {
 	case !whole || m.Via == ViaWitness && (r.Witness == 0 || !w.Up || !w.Known):

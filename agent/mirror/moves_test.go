@@ -21,6 +21,7 @@ const (
 	thaws                     // i
 	writes                    // a client at i
 	crashes                   // i, its host
+	loses                     // i, which is off: the last entry on its disk
 	dies                      // i's agent; the guard gives notice
 	dbDies                    // i's database
 	cuts                      // i and j
@@ -36,7 +37,7 @@ type move struct {
 }
 
 func (m move) String() string {
-	name := [...]string{"deliver", "tick", "complete", "guard reports", "time passes", "down", "connect", "restart", "replace agent", "heal", "thaw", "write", "crash", "agent dies", "database dies", "cut", "stall", "freeze", "operator"}[m.kind]
+	name := [...]string{"deliver", "tick", "complete", "guard reports", "time passes", "down", "connect", "restart", "replace agent", "heal", "thaw", "write", "crash", "lose", "agent dies", "database dies", "cut", "stall", "freeze", "operator"}[m.kind]
 	text := fmt.Sprintf("%s %v", name, node(int(m.i)))
 	switch m.kind {
 	case passes:
@@ -183,6 +184,10 @@ func (w *world) linkMoves(all []move, i, j int8) []move {
 func (w *world) faultsAt(all []move, i int8) []move {
 	h := &w.hosts[i]
 	if !h.on {
+		// A disk that lied, while the other has all that was promised.
+		if r := h.kept.Rec; i < 2 && h.len > 1 && r.Synced && r.Owner == node(int(i)) && w.hosts[1-i].len >= h.len && w.hosts[1-i].kept.Rec.Seq == r.Seq && h.len <= r.Floor && h.kept.TLI == r.TLI {
+			all = append(all, move{loses, i, 0, -1})
+		}
 		return all
 	}
 	all = append(all, move{crashes, i, 0, -1})
@@ -307,6 +312,9 @@ func (w *world) fault(m move) {
 	switch m.kind {
 	case crashes:
 		w.crash(i, false)
+	case loses:
+		h.len--
+		h.log[h.len] = 0
 	case dies:
 		w.crash(i, true)
 	case dbDies:

@@ -11,6 +11,9 @@ func (c *core) drivePrincipal() {
 			c.abortFailover(NoQuorum)
 		}
 	}
+	if c.behind() && c.Phase != Down && c.D.Handed == NotHanded {
+		c.fence()
+	}
 	c.expose()
 	c.prove()
 	c.grant()
@@ -24,6 +27,12 @@ func (c *core) drivePrincipal() {
 		c.do(Action{Kind: Open})
 	}
 	c.confirm()
+}
+
+// behind reports whether the mirror has log of this timeline that is gone here: a disk lied, or
+// somebody put an older file back. Whatever was acknowledged, the mirror may have it (A12).
+func (c *core) behind() bool {
+	return c.D.TLI == c.rec().TLI && (c.Ready && c.Hard > c.End || c.End < c.rec().Floor)
 }
 
 // fence ends all of the database, now. Whoever waits for a commit is cut off (M-118).
@@ -40,10 +49,7 @@ func (c *core) start() {
 	if c.Phase != Down || c.D.Handed != NotHanded || c.D.Undoing || c.D.Owned != r.Base || !c.leased() || c.Sick {
 		return
 	}
-	if m := c.mirrorPeer(); m.Up && m.Known && c.Ready && c.Hard > c.End && c.D.TLI == r.TLI {
-		return // the mirror has log that is gone here (A12)
-	}
-	if c.burnt() {
+	if c.burnt() || c.behind() {
 		return
 	}
 	c.D.Burnt = 0

@@ -46,8 +46,11 @@ func (c *core) grant() {
 func (c *core) expose() {
 	r, m := c.rec(), c.mirrorPeer()
 	lost := !m.Up || m.Known && !c.Ready
-	if !r.Synced || !lost || c.D.Handed != NotHanded {
+	if !r.Synced || !lost || c.D.Handed != NotHanded || c.behind() {
 		return
+	}
+	if !m.Up && m.Heard < r.Timeout && c.Phase != Serving {
+		return // nobody waits, and the mirror may know better what this node's log should be (A12)
 	}
 	if c.D.Arbiter != 0 {
 		c.propose(func(r *Record) { r.Synced = false })

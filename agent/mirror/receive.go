@@ -49,7 +49,7 @@ func (c *core) receive(m Message) {
 	case Invite:
 		c.invited(m)
 	case Want:
-		if r := c.rec(); c.is(Principal) && c.current(m.Seq) && !r.Suspended && c.D.Handed == NotHanded {
+		if r := c.rec(); c.is(Principal) && c.current(m.Seq) && !r.Suspended && c.D.Handed == NotHanded && !c.behind() {
 			c.suspend()
 		}
 	case Forget:
@@ -96,7 +96,7 @@ func (c *core) meet(m Message) {
 		c.send(m.From, Message{Kind: Abandon, Seq: r.Seq, Rec: r.again(r.Seq + 2)})
 	case c.D.Handed != NotHanded:
 		c.offer()
-	case m.Paused && !r.Suspended:
+	case m.Paused && !r.Suspended && !c.behind():
 		c.suspend()
 	}
 }
@@ -208,6 +208,7 @@ func (c *core) adopt(r Record) {
 			c.answer(NotConnected)
 		}
 		c.D.Handed = NotHanded
+		c.Backoff = r.Timeout // before it is tried again
 		c.D.Granted = !r.Synced
 		c.D.Arbiter = r.Witness
 		if c.Phase == Stopped || c.Phase == Stopping {

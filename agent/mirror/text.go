@@ -52,7 +52,7 @@ func (r Reason) String() string {
 	return name(r, "ok", "not the principal", "not the mirror", "no session", "a session exists", "the mirror does not wait for an invitation",
 		"safety is OFF", "not synchronized", "suspended", "partner not connected", "partner still connected", "the witness cannot be reached",
 		"the principal's lease may still run", "the copy is being undone", "no witness", "neither mirror nor witness can confirm",
-		"another change is under way", "redo is broken")
+		"another change is under way", "redo is broken", "this node has less log than its mirror")
 }
 
 func (c Code) String() string {

@@ -167,6 +167,18 @@ func (s *story) line(words []string) {
 		s.slow[s.node(args[0])] = verb == "slow"
 		s.settle()
 		return
+	case "lose": // the last entry on the disk of a host that is off
+		h := &w.hosts[s.node(args[0])]
+		h.len--
+		h.log[h.len] = 0
+		return
+	case "fail": // what the host is busy with does not work
+		i := s.node(args[0])
+		seq := w.hosts[i].op.seq
+		w.hosts[i].op = op{}
+		w.step(i, Event{Kind: Failed, Seq: seq}, journal{}, -1)
+		s.settle()
+		return
 	case "agent": // a planned restart: the guard keeps the database
 		w.replaceAgent(s.node(args[0]))
 		s.settle()
