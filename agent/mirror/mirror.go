@@ -163,6 +163,16 @@ func (c *core) refused() {
 	c.hello(c.partner()) // log that came meanwhile was not taken
 }
 
+// health takes whether a principal's database answers, or a mirror's redo works. An error of
+// redo suspends the session (M-77): the copy stands still, so it is no longer in step.
+func (c *core) health(ok bool) {
+	c.Sick = !ok
+	if c.Sick && c.is(Mirror) && !c.rec().Suspended {
+		c.D.Paused = true
+		c.send(c.partner(), Message{Kind: Want, Seq: c.rec().Seq})
+	}
+}
+
 // tickMirror counts the principal's silence.
 func (c *core) tickMirror() {
 	c.hang(W)

@@ -65,8 +65,7 @@ func (c *core) start() {
 // stream sends what the mirror lacks. Its Hello said where to begin.
 func (c *core) stream() {
 	m := c.mirrorPeer()
-	up := c.Phase == Closed || c.Phase == Serving || c.Phase == Stopped
-	if !up || !m.Up || !m.Known || !c.Ready || c.rec().Suspended || c.Sent >= c.End {
+	if c.Phase < Closed || !m.Up || !m.Known || !c.Ready || c.rec().Suspended || c.Sent >= c.End {
 		return
 	}
 	c.send(c.partner(), Message{Kind: Append, Seq: c.rec().Seq, TLI: c.rec().TLI, After: c.Sent, LSN: c.End})
@@ -77,7 +76,7 @@ func (c *core) stream() {
 // principal may be alone, and else what the mirror hardened. An acknowledgement cannot be
 // taken back, so it never passes what was flushed here.
 func (c *core) acknowledge() {
-	if c.Phase != Closed && c.Phase != Serving {
+	if c.Phase < Closed { // while it stops, too: walsender waits for its last record
 		return
 	}
 	to := min(c.Hard, c.End)

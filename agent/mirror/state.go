@@ -44,7 +44,8 @@ type Durable struct {
 	Tries   uint8  // rejoins that failed in a row
 }
 
-// Phase is what a principal's database does. All others have Down.
+// Phase is what a principal's database does, in the order of a life: from Closed on there is a
+// log to send. All others have Down.
 type Phase uint8
 
 const (

@@ -57,7 +57,7 @@ func (c *core) take(e Event) {
 	case Operator:
 		c.operate(e.Command)
 	case Health:
-		c.Sick = !e.OK
+		c.health(e.OK)
 	case Hardened:
 		c.hardened(e.LSN)
 	case Rejoined:
