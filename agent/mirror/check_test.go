@@ -89,13 +89,49 @@ func (w *world) checkCopy(i int) {
 // rests makes everything whole again, lets it run in one order, and reports whether the
 // session comes to rest with one principal and its mirror in step (invariant 9).
 func (w *world) rests() bool {
+	w.repair()
+	return w.goes(w.atRest, Nobody)
+}
+
+// survives kills the mirror for good, makes all else whole, and reports whether the principal
+// serves on and acknowledges (invariant 10). It is not asked of one that gave its role away,
+// or that witness and mirror know better than.
+func (w *world) survives() bool {
+	for i := range 2 {
+		h := &w.hosts[i]
+		r := h.kept.Rec
+		knows := r.Witness == 0 && h.kept.Arbiter == 0 || w.hosts[2].kept.Rec.Version() == r.Version() && w.hosts[2].kept.Seen <= r.Seq && h.kept.Arbiter == r.Witness
+		if r.Owner != node(i) || r.Removed || h.kept.Handed != NotHanded || h.kept.Undoing || h.kept.Owned != r.Base || h.len < r.Floor || !knows {
+			continue
+		}
+		c := w.clone()
+		c.cells = nil
+		c.repair()
+		if c.hosts[1-i].on {
+			c.crash(1-i, false)
+		}
+		h = &c.hosts[i]
+		if !c.goes(func() bool {
+			return h.open && h.s.Acked == h.len || h.kept.Handed != NotHanded || h.kept.Rec.Seq > r.Seq
+		}, node(1-i)) {
+			return false
+		}
+	}
+	return true
+}
+
+func (w *world) repair() {
 	for q := range w.links {
 		w.links[q].cut, w.links[q].stall = false, [2]bool{}
 	}
 	w.faults, w.verbs, w.writes = 0, 0, 0
+}
+
+// goes runs a world without faults until it is as wanted. Who is dead stays so.
+func (w *world) goes(there func() bool, dead Node) bool {
 	var buf []move
 	for range 4000 {
-		if w.atRest() {
+		if there() {
 			return true
 		}
 		buf = w.moves(buf)
@@ -104,8 +140,11 @@ func (w *world) rests() bool {
 			switch m.kind {
 			case stalls, writes, verb:
 				continue
-			}
-			if m.kind == passes {
+			case restarts:
+				if node(int(m.i)) == dead {
+					continue
+				}
+			case passes:
 				if w.quiet() && best < 0 {
 					best = k
 				}

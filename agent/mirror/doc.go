@@ -75,6 +75,8 @@
 //  8. A copy that is not whole never serves. (B2, B6, M-65)
 //  9. When faults stop, the session comes to rest: one principal, one mirror, SYNCHRONIZED.
 //     (M-55, A5 b)
+//  10. A principal whose mirror is dead for good serves on, with the witness's word where
+//     there is one. (M-31, M-44, ruling 9)
 //
 // # Why it holds
 //

@@ -75,6 +75,9 @@ func (x *explorer) run() (failure string) {
 			if x.every > 0 && len(x.seen)%x.every == 0 {
 				rest, ok := next.clone(), false
 				rest.cells = nil
+				if !next.survives() {
+					return "invariant 10: does not survive its mirror\n" + x.path(root, key)
+				}
 				if bad := attempt(func() { ok = rest.rests() }); bad != "" || !ok {
 					return "invariant 9: does not come to rest, " + bad + "\n" + x.path(root, key) + fmt.Sprintf("and then\n%v", rest)
 				}

@@ -138,6 +138,16 @@ var sabotage = []struct {
 			}
 			return n, out
 		}},
+	{name: "ruling 9: never alone by its own word", invariant: "10", witness: false,
+		set: func(w *world) { w.faults = 1 },
+		step: func(s State, e Event) (State, []Action) {
+			n, out := Step(s, e)
+			if n.D.Granted && !s.D.Granted && n.D.Arbiter == 0 && !n.Peers[n.Self.other()].Up {
+				n.D.Granted = false
+				n, out = keep(n, out)
+			}
+			return n, out
+		}},
 	{name: "ruling 5: two owners of one role sequence", invariant: "3", witness: true,
 		set:   func(w *world) { w.faults = 1 },
 		rules: rules{only: []moveKind{cuts, crashes}},
@@ -204,7 +214,7 @@ func TestExplorerFindsWhatIsBroken(t *testing.T) {
 			r.step = c.step
 			w.rules = &r
 			x := explorer{rules: &r, start: w, limit: budget(t, 150_000), every: 0}
-			if c.invariant == "9" {
+			if c.invariant == "9" || c.invariant == "10" {
 				x.every = 10
 			}
 			bad := x.run()

@@ -28,13 +28,17 @@ func (s State) alone() bool {
 
 // grant notes that the mirror must not take over, once witness or mirror has it durably. One
 // of them is enough: taking over needs the wish of the one and the record of the other (A4).
+// Without a witness, when the mirror failed, the principal's own word does after the timeout:
+// the mirror then takes over only by force (ruling 9).
 func (c *core) grant() {
 	r := c.rec()
 	if c.D.Granted || r.Synced || c.D.Handed != NotHanded {
 		return
 	}
-	v := r.Version()
-	if c.mirrorPeer().Sure == v || c.D.Arbiter != 0 && c.Peers[W].Sure == v {
+	v, m := r.Version(), c.mirrorPeer()
+	word := m.Sure == v || c.D.Arbiter != 0 && c.Peers[W].Sure == v
+	own := c.D.Arbiter == 0 && !m.Up && m.Heard >= r.Timeout
+	if word || own {
 		c.D.Granted = true
 		c.report(RunningExposed)
 	}
@@ -42,7 +46,7 @@ func (c *core) grant() {
 
 // expose ends the promise that the mirror has everything, when it can be kept no longer. With
 // a witness at once: nothing is acknowledged before the record says so. Without one after the
-// timeout, and then by the principal's own word: the mirror takes over only by force (ruling 9).
+// timeout.
 func (c *core) expose() {
 	r, m := c.rec(), c.mirrorPeer()
 	lost := !m.Up || m.Known && !c.Ready
@@ -52,14 +56,8 @@ func (c *core) expose() {
 	if !m.Up && m.Heard < r.Timeout && c.Phase != Serving {
 		return // nobody waits, and the mirror may know better what this node's log should be (A12)
 	}
-	if c.D.Arbiter != 0 {
+	if c.D.Arbiter != 0 || m.Up || m.Heard >= r.Timeout {
 		c.propose(func(r *Record) { r.Synced = false })
-		return
-	}
-	if m.Up || m.Heard >= r.Timeout {
-		c.propose(func(r *Record) { r.Synced = false })
-		c.D.Granted = true
-		c.report(RunningExposed)
 	}
 }
 

@@ -73,6 +73,9 @@ func walk(t *testing.T, seed uint64) (steps, seq int) {
 			w.do(m)
 			steps++
 		}
+		if !w.survives() {
+			broken(10, "does not survive its mirror")
+		}
 		if !w.rests() {
 			broken(9, "does not come to rest")
 		}
