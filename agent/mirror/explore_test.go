@@ -75,11 +75,11 @@ func (x *explorer) run() (failure string) {
 			if x.every > 0 && len(x.seen)%x.every == 0 {
 				rest, ok := next.clone(), false
 				rest.cells = nil
-				if !next.survives() {
-					return "invariant 10: does not survive its mirror\n" + x.path(root, key)
-				}
 				if bad := attempt(func() { ok = rest.rests() }); bad != "" || !ok {
 					return "invariant 9: does not come to rest, " + bad + "\n" + x.path(root, key) + fmt.Sprintf("and then\n%v", rest)
+				}
+				if !next.survives() {
+					return "invariant 10: does not survive its mirror\n" + x.path(root, key)
 				}
 			}
 			if len(x.seen) >= x.limit {
@@ -348,14 +348,14 @@ var sizes = []struct {
 	{"2 nodes, 1 fault, 2 writes", false, true, 20_000, func(w *world) { w.faults, w.writes = 1, 2 }},
 	{"2 nodes, 1 fault, 2 verbs, 1 write", false, true, 30_000, func(w *world) { w.faults, w.writes, w.verbs = 1, 1, 2 }},
 	{"2 nodes, 3 verbs, 1 write", false, true, 20_000, func(w *world) { w.writes, w.verbs = 1, 3 }},
-	{"3 nodes, 1 fault, 1 write", true, true, 60_000, func(w *world) { w.faults, w.writes = 1, 1 }},
-	{"3 nodes, 1 fault, 1 verb", true, true, 60_000, func(w *world) { w.faults, w.verbs = 1, 1 }},
-	{"3 nodes, 2 faults, 1 write", true, true, 60_000, func(w *world) { w.faults, w.writes = 2, 1 }},
-	{"3 nodes, 2 faults, 1 verb", true, true, 30_000, func(w *world) { w.faults, w.verbs = 2, 1 }},
-	{"3 nodes, 1 fault, 1 rare verb", true, true, 30_000, func(w *world) {
+	{"3 nodes, 1 fault, 1 write", true, true, 100_000, func(w *world) { w.faults, w.writes = 1, 1 }},
+	{"3 nodes, 1 fault, 1 verb", true, true, 100_000, func(w *world) { w.faults, w.verbs = 1, 1 }},
+	{"3 nodes, 2 faults, 1 write", true, true, 100_000, func(w *world) { w.faults, w.writes = 2, 1 }},
+	{"3 nodes, 2 faults, 1 verb", true, true, 60_000, func(w *world) { w.faults, w.verbs = 2, 1 }},
+	{"3 nodes, 1 fault, 1 rare verb", true, true, 60_000, func(w *world) {
 		w.faults, w.verbs, w.rules.verbs = 1, 1, []Verb{SetWitness, SetTimeout, Replace, Hold}
 	}},
-	{"3 nodes, 1 fault, pings in any order, 1 lag", true, false, 30_000, func(w *world) { w.faults, w.lags = 1, 1 }},
+	{"3 nodes, 1 fault, pings in any order, 1 lag", true, false, 60_000, func(w *world) { w.faults, w.lags = 1, 1 }},
 }
 
 // often are the commands that sessions live with.

@@ -139,14 +139,12 @@ var sabotage = []struct {
 			return n, out
 		}},
 	{name: "ruling 9: never alone by its own word", invariant: "10", witness: false,
-		set: func(w *world) { w.faults = 1 },
+		set: func(w *world) { w.faults, w.writes = 1, 1 },
 		step: func(s State, e Event) (State, []Action) {
-			n, out := Step(s, e)
-			if n.D.Granted && !s.D.Granted && n.D.Arbiter == 0 && !n.Peers[n.Self.other()].Up {
-				n.D.Granted = false
-				n, out = keep(n, out)
+			if p := &s.Peers[s.Self.other()]; s.Role() == Principal && !p.Up {
+				p.Heard = 0
 			}
-			return n, out
+			return Step(s, e)
 		}},
 	{name: "ruling 5: two owners of one role sequence", invariant: "3", witness: true,
 		set:   func(w *world) { w.faults = 1 },
