@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -73,6 +74,11 @@ type run struct {
 // names; the error is about the test host, or about ctx. Everything it made is removed,
 // also when ctx ends.
 func Run(ctx context.Context, cfg Config) (report Report, err error) {
+	for _, dir := range []*string{&cfg.Dir, &cfg.Bin} {
+		if *dir, err = filepath.Abs(*dir); err != nil {
+			return report, fmt.Errorf("find directory: %w", err)
+		}
+	}
 	for _, id := range cfg.Only {
 		if !slices.Contains(IDs(), id) {
 			return Report{}, fmt.Errorf("benchmark %q is unknown: there are %s", id, strings.Join(IDs(), ", "))
