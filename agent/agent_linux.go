@@ -357,6 +357,9 @@ func (ag *agent) recover(ctx context.Context) error {
 	if err := ag.databases.Recover(ctx); err != nil {
 		return fmt.Errorf("take over databases: %w", err)
 	}
+	if err := ag.dropArrivals(ctx); err != nil {
+		return fmt.Errorf("remove arrivals: %w", err)
+	}
 	if err := ag.snapshots.Recover(ctx); err != nil {
 		return fmt.Errorf("take over snapshots: %w", err)
 	}

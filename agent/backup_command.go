@@ -326,7 +326,7 @@ func (a *app) deleteBackupCommand() *cobra.Command {
 			if !a.agreed(sure, fmt.Sprintf("Delete backup %s of server %s at %s?", b.GetName(), b.GetServerName(), b.GetTarget())) {
 				return errors.New("nothing was deleted")
 			}
-			_, err = client.Backups.DeleteBackup(ctx, connect.NewRequest(&reflejov1.DeleteBackupRequest{Id: b.GetId()}))
+			_, err = client.Backups.DeleteBackup(ctx, connect.NewRequest(&reflejov1.DeleteBackupRequest{Id: b.GetId(), Target: which.target}))
 			if err = api.ErrorOf(err); err != nil || w.not {
 				return err
 			}

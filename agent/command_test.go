@@ -192,6 +192,35 @@ func TestTranscripts(t *testing.T) {
 			"backup delete first", "backup delete second", "backup list -o json --server nobody", "backup import first --target host:beta --to beta --name again", "snapshot list --host beta",
 			"backup import first --to beta", "backup import none --target host:beta --to beta")
 	})
+	t.Run("recover", func(t *testing.T) {
+		t.Parallel()
+		h := newHosts(t, "alpha", "beta")
+		h.server("alpha", "web", 1)
+		h.server("beta", "db", 2)
+		h.backup("alpha", h.snapshot("alpha", "web", "first", 11), "host:beta", 21)
+		h.backup("alpha", h.snapshot("alpha", "web", "second", 12), "host:beta", 22)
+		h.hosts["beta"].AddImage("debian")
+		h.hosts["beta"].Strand("00000002-1111-4111-8111-111111111111", "alpha")
+		const web = "server recover web --lost alpha --on beta"
+		h.transcript("recover-early", web+" --target host:beta")
+		if err := h.sites["alpha"].Service.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		h.transcript("recover", web, web+" --target host:gone", web+" --target host:beta --backup none", "server recover nobody --lost alpha --on beta --target host:beta",
+			web+" --target host:beta", "server show web --host beta", "server show db --host beta", "server recover db --lost gamma --on beta --target host:beta",
+			"server recover db --lost alpha --on beta", "server list --host beta", "server recover db --lost beta --on beta", "server recover db --on beta")
+	})
+	t.Run("recovered", func(t *testing.T) {
+		t.Parallel()
+		h := newHosts(t, "alpha", "beta")
+		h.server("alpha", "web", 1)
+		h.backup("alpha", h.snapshot("alpha", "web", "first", 11), "host:beta", 21)
+		h.backup("alpha", h.snapshot("alpha", "web", "second", 12), "host:beta", 22)
+		h.hosts["beta"].AddImage("debian")
+		h.env[api.EnvHosts] = "beta=" + h.sites["beta"].Address
+		h.transcript("recovered", "server recover web --lost alpha --on beta --target host:beta --backup first --yes -o json",
+			"backup delete second", "backup delete first --target host:beta", "backup delete second --target host:beta", "backup verify first --target host:beta", "backup list --target host:beta")
+	})
 	t.Run("moves", func(t *testing.T) {
 		t.Parallel()
 		h := newHosts(t, "alpha", "beta", "gamma")

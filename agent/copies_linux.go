@@ -28,6 +28,7 @@ func (ag *agent) openSnapshots() error {
 		Disks:   ag.pool.Snapshots(),
 		Quiet:   ag.quiet,
 		Bring:   ag.bring,
+		Foreign: func(id string) bool { return ag.moves.OwnsSnapshot(id) },
 		SumsDir: sums,
 		Log:     ag.log.Named("snapshot"),
 		Observe: func(operation string, took time.Duration, err error) {
@@ -65,6 +66,25 @@ func (ag *agent) thaw(ctx context.Context) error {
 		}
 	}
 	return quiesce.Recover(roots)
+}
+
+// dropArrivals removes what came half and nobody goes on with: what a killed agent left of
+// moves and imports that were given up meanwhile.
+func (ag *agent) dropArrivals(ctx context.Context) error {
+	all, err := ag.pool.Snapshots().Arriving(ctx)
+	if err != nil {
+		return err
+	}
+	for _, id := range all {
+		if ag.moves.OwnsArrival(id) || ag.snapshots.Importing(id) {
+			continue
+		}
+		if err := ag.pool.Snapshots().Drop(ctx, id); err != nil {
+			return err
+		}
+		ag.log.Warn("removed what had come of a disk that nobody waits for", "arrival", id)
+	}
+	return nil
 }
 
 // openPolicies wires what takes snapshots without being asked.

@@ -94,6 +94,9 @@ func failures[T any](answers []answer[T]) error {
 // stateIncoming is the state of a server that another host still has.
 const stateIncoming = "incoming"
 
+// stateClosed is the state of what a host has of a server that another one took over.
+const stateClosed = "closed"
+
 // findServer finds a server by id or name on any host. Found on several, or on none while
 // a host does not answer, is an error that says so.
 func (a *app) findServer(ctx context.Context, idOrName string, usage bool) (*api.Client, *reflejov1.Server, error) {

@@ -33,7 +33,7 @@ func (a *app) serverCommand() *cobra.Command {
 		a.powerCommand("suspend", "Freeze a server; its memory stays", reflejov1.SetPowerRequest_ACTION_SUSPEND),
 		a.powerCommand("resume", "Let a suspended server go on", reflejov1.SetPowerRequest_ACTION_RESUME),
 		a.powerCommand("reboot", "Stop a server cleanly and start it", reflejov1.SetPowerRequest_ACTION_REBOOT),
-		a.migrateCommand(), a.deleteServerCommand(),
+		a.migrateCommand(), a.recoverCommand(), a.deleteServerCommand(),
 	)
 }
 
@@ -166,6 +166,7 @@ func (a *app) serverShow(ctx context.Context, name string) error {
 		{"Id", spec.GetId()},
 		{"Host", s.GetHost()},
 		{"State", stateText(s)},
+		{"Leaving for", s.GetLeaving()},
 		{"Error", s.GetOperation().GetError()},
 		{"Image", strings.TrimSpace(s.GetImageName() + " " + spec.GetImage())},
 		{"Created", timeText(s.GetCreatedAt())},

@@ -309,7 +309,7 @@ func (h *host) settleBackup(ctx context.Context, b *reflejov1.Backup) (*reflejov
 
 // removeBackup deletes the backup and waits until it is gone.
 func (h *host) removeBackup(ctx context.Context, b *reflejov1.Backup) error {
-	_, _, err := persist(ctx, h, h.Backups.DeleteBackup, &reflejov1.DeleteBackupRequest{Id: b.GetId()}, 6)
+	_, _, err := persist(ctx, h, h.Backups.DeleteBackup, &reflejov1.DeleteBackupRequest{Id: b.GetId(), Target: b.GetTarget()}, 6)
 	if err != nil {
 		return err
 	}

@@ -200,7 +200,7 @@ func TestBackupLife(t *testing.T) {
 		resource.TestStep{Config: backupConfig(`target = "s3://backups/a"`), ConfigPlanChecks: does(backupB, plancheck.ResourceActionDestroyBeforeCreate)},
 		resource.TestStep{PreConfig: func() {
 			for _, b := range w.hosts["alpha"].copies.Backups().List("") {
-				must(t, w.hosts["alpha"].copies.Backups().Delete(t.Context(), b.ID))
+				must(t, w.hosts["alpha"].copies.Backups().Delete(t.Context(), "", b.ID))
 			}
 		}, Config: backupConfig(`target = "s3://backups/a"`), ConfigPlanChecks: does(backupB, plancheck.ResourceActionCreate)},
 		resource.TestStep{Config: backupConfig("target = \"s3://backups/a\"") + `

@@ -3,20 +3,26 @@ package backup
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/reflejo/terraform-provider-reflejo/agent/fault"
 )
 
 // Delete begins to delete a backup and its file; what is written of one that is not
-// complete goes too. Outcomes besides success: fault.NotFound; fault.Precondition while
-// another backup at the target builds on it, which is named; fault.Aborted while it is
-// imported or verified; fault.Unavailable where the target can't be asked.
-func (m *Manager) Delete(ctx context.Context, id string) error {
+// complete goes too. target is where it is; "" is that of a backup this host made. One of
+// another host's is gone when Delete returns: nobody here has a record to go on with.
+// Outcomes besides success: fault.NotFound; fault.Precondition while another backup at the
+// target builds on it, which is named; fault.Aborted while it is imported or verified;
+// fault.Unavailable where the target can't be asked.
+func (m *Manager) Delete(ctx context.Context, target, id string) error {
 	m.mu.Lock()
 	it, err := m.find(id)
-	if err != nil {
+	if err != nil || target != "" && !sameTarget(it.rec.Target, target) {
 		m.mu.Unlock()
-		return err
+		if target == "" {
+			return err
+		}
+		return m.deleteAt(ctx, target, id)
 	}
 	rec, done, working := it.rec, it.done, it.cancel != nil
 	if rec.Phase == PhaseDeleting && working {
@@ -31,11 +37,34 @@ func (m *Manager) Delete(ctx context.Context, id string) error {
 		<-done
 	}
 	if rec.Phase == PhaseReady {
-		if err := m.childless(ctx, rec); err != nil {
+		if err := m.childless(ctx, rec.Target, rec.ref()); err != nil {
 			return err
 		}
 	}
 	return m.beginDelete(it)
+}
+
+// deleteAt deletes a backup that this host did not make: its own host may be lost.
+func (m *Manager) deleteAt(ctx context.Context, target, id string) error {
+	t, err := m.cfg.Stores.Open(ctx, target)
+	if err != nil {
+		return fmt.Errorf("delete backup %s: %w", id, err)
+	}
+	files, err := t.List(ctx, "")
+	if err != nil {
+		return fmt.Errorf("delete backup %s: list target %s: %w", id, target, err)
+	}
+	i := slices.IndexFunc(files, func(f File) bool { return f.Backup == id })
+	if i < 0 {
+		return fault.New(fault.NotFound, "delete backup %s: target %s has none of this id", clip(id), target)
+	}
+	if err := m.childless(ctx, target, files[i].Ref); err != nil {
+		return err
+	}
+	if err := m.retireOther(ctx, t, Found{File: files[i], Target: target}); err != nil {
+		return fmt.Errorf("delete backup %s at %s: %w", id, target, err)
+	}
+	return nil
 }
 
 // beginDelete makes the deletion durable and begins it.
@@ -69,14 +98,14 @@ func (m *Manager) childHere(id string) string {
 }
 
 // childless asks the target whether anything builds on a backup.
-func (m *Manager) childless(ctx context.Context, rec Record) error {
-	there, err := m.Catalog(ctx, rec.Target, rec.Source.Server)
+func (m *Manager) childless(ctx context.Context, target string, ref Ref) error {
+	there, err := m.Catalog(ctx, target, ref.Server)
 	if err != nil {
-		return fmt.Errorf("delete backup %s: %w", rec.ID, err)
+		return fmt.Errorf("delete backup %s: %w", ref.Backup, err)
 	}
 	for _, f := range there {
-		if f.Problem == "" && f.Manifest.Parent == rec.ID {
-			return builtOn(rec.ID, f.Backup)
+		if f.Problem == "" && f.Manifest.Parent == ref.Backup {
+			return builtOn(ref.Backup, f.Backup)
 		}
 	}
 	return nil

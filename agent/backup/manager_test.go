@@ -41,7 +41,7 @@ func TestBackupAndImport(t *testing.T) {
 		t.Errorf("another request of the id: %v", err)
 	}
 	// What builds on it keeps it.
-	if err := a.Delete(t.Context(), id); !fault.Is(err, fault.Precondition) || !strings.Contains(err.Error(), inc.ID) {
+	if err := a.Delete(t.Context(), "", id); !fault.Is(err, fault.Precondition) || !strings.Contains(err.Error(), inc.ID) {
 		t.Errorf("delete a parent: %v, want Precondition naming %s", err, inc.ID)
 	}
 	all, err := a.Catalog(t.Context(), a.target, h.server)
@@ -53,7 +53,7 @@ func TestBackupAndImport(t *testing.T) {
 		t.Errorf("after a restart: %+v", got)
 	}
 	for _, id := range []string{inc.ID, id} {
-		if err := a.Delete(t.Context(), id); err != nil {
+		if err := a.Delete(t.Context(), "", id); err != nil {
 			t.Fatal(err)
 		}
 		for len(a.List("")) > 0 && a.List("")[len(a.List(""))-1].ID == id {
@@ -216,7 +216,7 @@ func TestDeleteWhileWriting(t *testing.T) {
 	if !a.Uses(s.ID) {
 		t.Error("the snapshot is not in use while it is written")
 	}
-	if err := a.Delete(t.Context(), id); err != nil {
+	if err := a.Delete(t.Context(), "", id); err != nil {
 		t.Fatal(err)
 	}
 	var last View

@@ -255,7 +255,7 @@ func (m *Manager) policyBackup(ctx context.Context, r Run, policy vserver.Backup
 
 // discard removes what a failed run left: the next one begins anew, with newer content.
 func (m *Manager) discard(ctx context.Context, r Run) error {
-	err := m.Delete(ctx, r.Backup)
+	err := m.Delete(ctx, "", r.Backup)
 	if fault.Is(err, fault.NotFound) {
 		err = nil
 	}

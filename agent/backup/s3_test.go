@@ -112,7 +112,7 @@ func TestS3ThroughManager(t *testing.T) {
 	if all, err := a.Catalog(t.Context(), a.target, h.server); err != nil || len(all) != 1 || all[0].Problem != "" {
 		t.Errorf("%+v, %v", all, err)
 	}
-	if err := a.Delete(t.Context(), req.ID); err != nil {
+	if err := a.Delete(t.Context(), "", req.ID); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := a.Settled(t.Context(), req.ID); err != nil && !fault.Is(err, fault.NotFound) {

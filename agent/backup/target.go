@@ -186,6 +186,13 @@ func (l Location) String() string {
 	return (&url.URL{Scheme: l.Scheme, Host: l.Bucket, Path: l.Prefix}).String()
 }
 
+// sameTarget reports whether two names are of one target.
+func sameTarget(a, b string) bool {
+	x, errX := ParseTarget(a)
+	y, errY := ParseTarget(b)
+	return errX == nil && errY == nil && x == y
+}
+
 // Targets are the targets that a host's configuration allows.
 type Targets struct {
 	Dirs   []string // directories, absolute; targets may be in them

@@ -40,7 +40,7 @@ func together(t *testing.T, seed int64) {
 						t.Errorf("seed %d: %+v", seed, v)
 					}
 				case r.IntN(3) == 0:
-					err := one.Delete(t.Context(), all[r.IntN(len(all))].ID)
+					err := one.Delete(t.Context(), []string{"", one.target}[r.IntN(2)], all[r.IntN(len(all))].ID)
 					if err != nil && !fault.Is(err, fault.Precondition) && !fault.Is(err, fault.Aborted) && !fault.Is(err, fault.NotFound) {
 						t.Errorf("seed %d: delete: %v", seed, err)
 					}

@@ -22,8 +22,9 @@ type Backups interface {
 	List(server string) []backup.View
 	// Watch sends the view now and after each change, as Views.Watch does.
 	Watch(ctx context.Context, id string) (<-chan backup.View, error)
-	// Delete deletes the file too; fault.Precondition while another backup builds on it.
-	Delete(ctx context.Context, id string) error
+	// Delete deletes the file too; fault.Precondition while another backup builds on it. target
+	// is where it is; "" is one that this host knows.
+	Delete(ctx context.Context, target, id string) error
 }
 
 // Targets reads what targets of backups hold, whoever put it there (backup.Manager).
@@ -81,7 +82,7 @@ func (h *backupHandler) WatchBackup(ctx context.Context, req *connect.Request[re
 }
 
 func (h *backupHandler) DeleteBackup(ctx context.Context, req *connect.Request[reflejov1.DeleteBackupRequest]) (*connect.Response[reflejov1.DeleteBackupResponse], error) {
-	if err := h.s.cfg.Backups.Delete(ctx, req.Msg.GetId()); err != nil {
+	if err := h.s.cfg.Backups.Delete(ctx, req.Msg.GetTarget(), req.Msg.GetId()); err != nil {
 		return nil, err
 	}
 	return connect.NewResponse(&reflejov1.DeleteBackupResponse{}), nil

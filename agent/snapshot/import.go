@@ -80,5 +80,14 @@ func (m *Manager) awaitImport(ctx context.Context, id string) error {
 	}
 }
 
+// Importing reports whether a snapshot of this id is being imported, so that an arrival of
+// the same id in the pool is its own.
+func (m *Manager) Importing(id string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	it := m.items[id]
+	return it != nil && it.rec.From.Backup != "" && it.rec.Phase == PhaseCreating
+}
+
 // Bring makes snapshot rec.ID in the pool of the backup that the record names; see Config.
 type Bring func(ctx context.Context, rec Record, progress func(done, total int64)) error

@@ -66,6 +66,9 @@ func TestImport(t *testing.T) {
 			}
 		}
 		synctest.Wait()
+		if !w.m.Importing(rec.ID) || w.m.Importing(uuid.NewString()) {
+			t.Error("not the import that is under way")
+		}
 		if v, _ := w.m.Get(w.t.Context(), rec.ID); v.Operation.BytesTotal != 2 || v.Operation.Kind != "import" {
 			t.Errorf("under way: %+v", v.Operation)
 		}

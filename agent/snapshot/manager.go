@@ -24,8 +24,11 @@ type Config struct {
 	// Quiet makes what stops the writers of a server's disk: the file system mounted at
 	// root, and with tasks the server's tasks before it. When they go on, held is told for
 	// how long they were held up.
-	Quiet    func(server, root string, tasks bool, held func(time.Duration)) Quiet
-	Bring    Bring  // brings what imported snapshots hold; nil: there are none
+	Quiet func(server, root string, tasks bool, held func(time.Duration)) Quiet
+	Bring Bring // brings what imported snapshots hold; nil: there are none
+	// Foreign says whether a snapshot in the pool that no record here knows is somebody
+	// else's, who removes it; nil: none is.
+	Foreign  func(id string) bool
 	SumsDir  string // where the sums of snapshots' chunks are kept; it must exist
 	Parallel int    // snapshots taken at once; 0 means 4
 	Log      hclog.Logger

@@ -27,7 +27,7 @@ func (m *Manager) Recover(ctx context.Context) error {
 	// none tells that the records were lost, or are those of an older day; and then it may
 	// be all that somebody has left.
 	for id := range inPool {
-		if m.items[id] == nil {
+		if m.items[id] == nil && (m.cfg.Foreign == nil || !m.cfg.Foreign(id)) {
 			m.unknown = append(m.unknown, id)
 			m.cfg.Log.Error("a snapshot is in the pool that no record knows; it is left alone", "snapshot", id)
 		}

@@ -101,7 +101,10 @@ func TestRecoverWhatIsLost(t *testing.T) {
 		}
 		w.close()
 		strange := uuid.NewString()
-		w.pool.snaps[strange], w.pool.of[strange] = blocks{1: 1}, uuid.NewString()
+		w.foreign = uuid.NewString() // somebody else looks after it
+		for _, id := range []string{strange, w.foreign} {
+			w.pool.snaps[id], w.pool.of[id] = blocks{1: 1}, uuid.NewString()
+		}
 		delete(w.pool.snaps, views[0].ID)
 		for _, name := range []string{uuid.NewString() + ".sums", views[1].ID + ".sums.new", "not-ours"} {
 			must(w.t, os.WriteFile(filepath.Join(w.sums, name), nil, 0o600))
@@ -113,12 +116,13 @@ func TestRecoverWhatIsLost(t *testing.T) {
 		if got := fmt.Sprint(w.m.Unknown()); got != "["+strange+"]" {
 			t.Errorf("unknown: %s", got)
 		}
-		if w.pool.snaps[strange] == nil {
+		if w.pool.snaps[strange] == nil || w.pool.snaps[w.foreign] == nil {
 			t.Error("what no record knows was removed")
 		}
 		must(w.t, os.Remove(filepath.Join(w.sums, "not-ours")))
 		w.remove(views[0].ID)
 		delete(w.pool.snaps, strange)
+		delete(w.pool.snaps, w.foreign)
 		w.check()
 	})
 }

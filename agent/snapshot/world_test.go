@@ -31,6 +31,7 @@ type world struct {
 	runs    *vservertest.Records
 	sums    string
 	bring   snapshot.Bring
+	foreign string       // id of a snapshot in the pool that is somebody else's
 	room    atomic.Int64 // of the host's disks
 
 	m        *snapshot.Manager
@@ -75,7 +76,7 @@ func (w *world) start() {
 func (w *world) startErr() error {
 	var err error
 	w.m, err = snapshot.NewManager(snapshot.Config{Host: "alpha", Records: gatedRecords{w.records, w.pool.gate}, Disks: w.disks,
-		Quiet: w.quiet, Bring: w.bring, SumsDir: w.sums, Now: w.now})
+		Quiet: w.quiet, Bring: w.bring, Foreign: func(id string) bool { return id == w.foreign }, SumsDir: w.sums, Now: w.now})
 	if err != nil {
 		return err
 	}

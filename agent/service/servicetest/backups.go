@@ -42,7 +42,7 @@ func (b Backups) Create(ctx context.Context, r backup.Request) (backup.View, err
 	}
 	v := backup.View{
 		ID: r.ID, Name: cmp.Or(r.Name, s.Name), Server: s.Server, ServerName: s.ServerName, Snapshot: s.ID, Host: b.c.host, Target: r.Target, State: backup.PhaseReady,
-		Size: 3 << 20, DiskSize: s.Size, Checksum: s.Checksum, Created: s.Created, Origin: backup.OriginManual,
+		Size: 3 << 20, DiskSize: s.Size, Checksum: s.Checksum, Created: s.Created, Origin: backup.OriginManual, Spec: s.Spec,
 	}
 	for _, other := range shelf.sorted(func(o backup.View) bool {
 		return o.Server == s.Server && o.Target == r.Target && o.State == backup.PhaseReady
@@ -102,10 +102,10 @@ func (b Backups) Watch(_ context.Context, id string) (<-chan backup.View, error)
 }
 
 // Delete implements service.Backups.
-func (b Backups) Delete(_ context.Context, id string) error {
+func (b Backups) Delete(_ context.Context, target, id string) error {
 	b.c.shelf.mu.Lock()
 	defer b.c.shelf.mu.Unlock()
-	if v, ok := b.c.shelf.backups[id]; !ok || !b.reach(v) {
+	if v, ok := b.c.shelf.backups[id]; !ok || !b.reach(v) || target == "" && v.Host != b.c.host || target != "" && v.Target != target {
 		return fault.New(fault.NotFound, "backup %q: host %s knows none of this id", id, b.c.host)
 	}
 	for _, other := range b.c.shelf.backups {
@@ -142,7 +142,7 @@ func (b Backups) Catalog(_ context.Context, target, server string) ([]backup.Fou
 		all = append(all, backup.Found{
 			File: backup.File{Ref: backup.Ref{Server: v.Server, Backup: v.ID}, Size: v.Size, Complete: true}, Target: v.Target,
 			Manifest: backup.Manifest{ID: v.ID, Name: v.Name, Origin: v.Origin, Parent: v.Parent, Snapshot: snapshot.Record{
-				ID: v.Snapshot, Server: v.Server, ServerName: v.ServerName, Host: v.Host, Size: v.DiskSize, Checksum: v.Checksum, Created: v.Created,
+				ID: v.Snapshot, Server: v.Server, ServerName: v.ServerName, Host: v.Host, Size: v.DiskSize, Checksum: v.Checksum, Created: v.Created, Spec: v.Spec,
 			}},
 		})
 	}

@@ -107,8 +107,27 @@ func (h *Host) Import(ctx context.Context, r recovery.ImportRequest) (snapshot.V
 	return h.Copies.Backups().Import(ctx, r)
 }
 
+// Strand leaves a server as it is when the host that it is being handed over to is lost.
+func (h *Host) Strand(id, to string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	v := h.servers[id]
+	v.State, v.Leaving = vserver.StateStopped, to
+	h.set(v)
+}
+
 // Recover implements service.Recoveries.
 func (h *Host) Recover(ctx context.Context, r recovery.Request) (recovery.Recovered, error) {
+	h.mu.Lock()
+	if v, ok := h.servers[r.Spec.ID]; ok && v.Leaving != "" {
+		defer h.mu.Unlock()
+		if v.Leaving != r.LostHost {
+			return recovery.Recovered{}, fault.New(fault.Precondition, "take server %s back: it is being handed over to host %s, not to host %s", v.Spec.Name, v.Leaving, r.LostHost)
+		}
+		v.Leaving = ""
+		return recovery.Recovered{Server: h.begin(v, "migrate back", vserver.StateRunning)}, nil
+	}
+	h.mu.Unlock()
 	target := r.Target
 	if target == "" {
 		target = r.Spec.BackupPolicy.Target
@@ -118,6 +137,11 @@ func (h *Host) Recover(ctx context.Context, r recovery.Request) (recovery.Recove
 		return recovery.Recovered{}, fault.New(fault.NotFound, "recover server %s: no backup of it at %s", r.Spec.Name, target)
 	}
 	last := list[len(list)-1]
+	for _, f := range list {
+		if f.Backup == r.Backup {
+			last = f
+		}
+	}
 	v, err := h.Create(ctx, r.Spec)
 	return recovery.Recovered{Server: v, Backup: last.Backup, At: last.Manifest.Snapshot.Created}, err
 }
