@@ -22,6 +22,7 @@ import (
 	"github.com/reflejo/terraform-provider-reflejo/agent/backup"
 	"github.com/reflejo/terraform-provider-reflejo/agent/bridge"
 	"github.com/reflejo/terraform-provider-reflejo/agent/cgroup"
+	"github.com/reflejo/terraform-provider-reflejo/agent/database"
 	"github.com/reflejo/terraform-provider-reflejo/agent/disk"
 	"github.com/reflejo/terraform-provider-reflejo/agent/image"
 	"github.com/reflejo/terraform-provider-reflejo/agent/metrics"
@@ -139,6 +140,7 @@ type agent struct {
 	images    *image.Manager
 	networks  *network.Manager
 	servers   *vserver.Manager
+	databases *database.Manager
 	snapshots *snapshot.Manager
 	policies  *snapshot.Policies
 	backups   *backup.Manager
@@ -268,17 +270,7 @@ func (ag *agent) openManagers(context.Context) error {
 	if err != nil {
 		return err
 	}
-	ag.networks, err = network.NewManager(network.Config{
-		Host:        c.Name,
-		DefaultCIDR: netip.MustParsePrefix(c.Network.DefaultCIDR), // checked
-		Underlay:    c.underlay(),
-		Records:     ag.db.Bucket("networks"),
-		Loans:       ag.db.Bucket("loans"),
-		Exhausted:   func() { ag.moves.AskLoans() },
-		Edge:        ag.bridge,
-		Log:         ag.log.Named("network"),
-	})
-	if err != nil {
+	if err := ag.openNetworks(); err != nil {
 		return err
 	}
 	if err := ag.openSnapshots(); err != nil {
@@ -298,13 +290,18 @@ func (ag *agent) openManagers(context.Context) error {
 		Images:     imageFinder{ag.images},
 		Captures:   ag.snapshots,
 		Superseded: func(ctx context.Context, r vserver.Record) (string, error) { return ag.recovery.Superseded(ctx, r) },
-		Changed:    func(v vserver.View, was vserver.State) { ag.policies.Changed(v, was) },
+		Changed:    ag.serverChanged,
+		Stopping:   ag.serverStopping,
+		Started:    func(id string) { ag.databases.ServerStarted(id) },
 		Capacity:   ag.capacityNow,
 		IDs:        vserver.IDRange{First: uint32(c.IDRange.First), Size: uint32(c.IDRange.Count)},
 		Log:        ag.log.Named("vserver"),
 		Observe:    func(operation string, took time.Duration, err error) { ag.metrics.Operation(operation, took, err) },
 	})
 	if err != nil {
+		return err
+	}
+	if err := ag.openDatabases(); err != nil {
 		return err
 	}
 	ag.networks.SetServers(ag.servers)
@@ -322,9 +319,25 @@ func (ag *agent) openManagers(context.Context) error {
 	return nil
 }
 
+func (ag *agent) openNetworks() (err error) {
+	c := ag.config
+	ag.networks, err = network.NewManager(network.Config{
+		Host:        c.Name,
+		DefaultCIDR: netip.MustParsePrefix(c.Network.DefaultCIDR), // checked
+		Underlay:    c.underlay(),
+		Records:     ag.db.Bucket("networks"),
+		Loans:       ag.db.Bucket("loans"),
+		Exhausted:   func() { ag.moves.AskLoans() },
+		Edge:        ag.bridge,
+		Log:         ag.log.Named("network"),
+	})
+	return err
+}
+
 // recover takes over what is there: images before the servers that are made from them,
 // networks before the servers that are on them.
 func (ag *agent) recover(ctx context.Context) error {
+	ag.onClose(ag.databases.Close)
 	ag.onClose(ag.servers.Close)
 	ag.onClose(ag.snapshots.Close)
 	ag.onClose(ag.backups.Close)
@@ -341,6 +354,9 @@ func (ag *agent) recover(ctx context.Context) error {
 	if err := ag.servers.Recover(ctx); err != nil {
 		return fmt.Errorf("take over servers: %w", err)
 	}
+	if err := ag.databases.Recover(ctx); err != nil {
+		return fmt.Errorf("take over databases: %w", err)
+	}
 	if err := ag.dropArrivals(ctx); err != nil {
 		return fmt.Errorf("remove arrivals: %w", err)
 	}
@@ -351,6 +367,7 @@ func (ag *agent) recover(ctx context.Context) error {
 		return fmt.Errorf("take over moves: %w", err)
 	}
 	ag.backups.Recover()
+	ag.background(ctx, ag.lookAtDatabases)
 	ag.background(ctx, ag.policies.Run)
 	ag.background(ctx, ag.backups.RunPolicies)
 	ag.background(ctx, func(ctx context.Context) {

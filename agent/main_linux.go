@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/reflejo/terraform-provider-reflejo/agent/console"
+	"github.com/reflejo/terraform-provider-reflejo/agent/guard"
 	"github.com/reflejo/terraform-provider-reflejo/agent/guestinit"
 	"github.com/reflejo/terraform-provider-reflejo/agent/quiesce"
 )
@@ -22,11 +23,16 @@ func runInside(args []string) (code int, done bool) {
 	if len(args) < 2 {
 		return 0, false
 	}
+	if code, done := guard.RunInside(args); done {
+		return code, true
+	}
 	switch args[1] {
 	case "init":
 		return guestinit.Run(args[2:]), true
 	case "console-keeper":
 		return keepConsoles(args[2:]), true
+	case guard.Command:
+		return guard.Run(args[2:]), true
 	case quiesce.Command:
 		return quiesce.Watch(args[2:]), true
 	}
@@ -59,6 +65,7 @@ func (a *app) hostCommands() []*cobra.Command {
 		a.agentCommand(),
 		hidden("init", "Be process 1 of a server"),
 		hidden("console-keeper", "Keep the servers' terminals"),
+		hidden(guard.Command, "Keep a database's processes"),
 		hidden(quiesce.Command, "Thaw what a killed agent has frozen"),
 	}
 }

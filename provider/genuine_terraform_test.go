@@ -64,3 +64,10 @@ func TestGenuineRestoreAndClone(t *testing.T) {
 		resource.TestStep{Config: restored + clone, ConfigPlanChecks: emptyPlan},
 	)
 }
+
+// newGenuineWorld is a world whose hosts keep snapshots and move servers as real ones do,
+// over real connections, with disks in memory.
+func newGenuineWorld(t *testing.T, names ...string) *world {
+	t.Helper()
+	return makeWorld(t, true, names...)
+}

@@ -3,7 +3,6 @@ package provider
 import (
 	"context"
 	"net"
-	"testing"
 	"time"
 
 	"github.com/reflejo/terraform-provider-reflejo/agent/endpoint"
@@ -22,13 +21,6 @@ type genuine struct {
 	snapshots *snapshot.Manager
 	moves     *migrate.Manager
 	listener  net.Listener
-}
-
-// newGenuineWorld is a world whose hosts keep snapshots and move servers as real ones do,
-// over real connections, with disks in memory.
-func newGenuineWorld(t *testing.T, names ...string) *world {
-	t.Helper()
-	return makeWorld(t, true, names...)
 }
 
 // keepSnapshots makes the manager of snapshots, which the servers' asks.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -350,4 +351,27 @@ func TestServerRestoreAndClone(t *testing.T) {
 	)
 	steps = append(steps, imports("reflejo_virtual_server.c", restored+clone(""), "c")...)
 	w.run(steps...)
+}
+
+// holdMoves makes moves from a host wait, before the server has left it, until released.
+func (h *testHost) holdMoves() (release func()) {
+	m := h.world.moves
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	ch := make(chan struct{})
+	m.hold[h.name] = ch
+	return sync.OnceFunc(func() {
+		m.mu.Lock()
+		delete(m.hold, h.name)
+		m.mu.Unlock()
+		close(ch)
+	})
+}
+
+// failMoves makes moves to a host fail on the way; nil ends that.
+func (h *testHost) failMoves(err error) {
+	m := h.world.moves
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.fail[h.name] = err
 }

@@ -27,29 +27,6 @@ func newMoves() moves {
 	return moves{mu: new(sync.Mutex), tickets: map[string]string{}, hold: map[string]chan struct{}{}, fail: map[string]error{}}
 }
 
-// holdMoves makes moves from a host wait, before the server has left it, until released.
-func (h *testHost) holdMoves() (release func()) {
-	m := h.world.moves
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	ch := make(chan struct{})
-	m.hold[h.name] = ch
-	return sync.OnceFunc(func() {
-		m.mu.Lock()
-		delete(m.hold, h.name)
-		m.mu.Unlock()
-		close(ch)
-	})
-}
-
-// failMoves makes moves to a host fail on the way; nil ends that.
-func (h *testHost) failMoves(err error) {
-	m := h.world.moves
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.fail[h.name] = err
-}
-
 // mover moves servers between the real managers of a world, with disks that are all alike.
 type mover struct{ h *testHost }
 

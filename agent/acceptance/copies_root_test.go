@@ -100,8 +100,14 @@ func (h *host) recording(name, image string, program []byte) *reflejov1.ServerSp
 // snapshot takes one and waits until it is complete.
 func (h *host) snapshot(server string) *reflejov1.Snapshot {
 	h.t.Helper()
+	return h.snapshotAs(server, "")
+}
+
+// snapshotAs is snapshot with a consistency.
+func (h *host) snapshotAs(server, consistency string) *reflejov1.Snapshot {
+	h.t.Helper()
 	id := uuid.NewString()
-	if _, err := h.api.Snapshots.CreateSnapshot(h.t.Context(), connect.NewRequest(&reflejov1.CreateSnapshotRequest{Id: id, Server: server})); err != nil {
+	if _, err := h.api.Snapshots.CreateSnapshot(h.t.Context(), connect.NewRequest(&reflejov1.CreateSnapshotRequest{Id: id, Server: server, Consistency: consistency})); err != nil {
 		h.t.Fatal(err)
 	}
 	s := h.snapshotSettled(id)

@@ -84,3 +84,22 @@ func TestOwnProcessIsMeasured(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestLongestGapIsOfAMoment(t *testing.T) {
+	since := time.Now()
+	at := func(ms int) time.Time { return since.Add(time.Duration(ms) * time.Millisecond) }
+	for name, c := range map[string]struct {
+		answered []time.Time
+		want     time.Duration
+	}{
+		"none":                    {nil, 0},
+		"one":                     {[]time.Time{at(5)}, 0},
+		"out of order":            {[]time.Time{at(50), at(10), at(20)}, 30 * time.Millisecond},
+		"a gap from before":       {[]time.Time{at(-900), at(-10), at(10), at(20)}, 20 * time.Millisecond},
+		"a gap that began before": {[]time.Time{at(-30), at(20)}, 50 * time.Millisecond},
+	} {
+		if got := longestGap(c.answered, since); got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}

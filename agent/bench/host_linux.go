@@ -19,7 +19,10 @@ import (
 )
 
 const (
-	hostName = "alpha"
+	hostName   = "alpha"
+	otherName  = "beta"  // what servers are moved to
+	clientName = "gamma" // where a client on the network is
+
 	mebibyte = 1 << 20
 
 	tinyDisk = 128 * mebibyte // of servers that only run a command
@@ -36,7 +39,7 @@ overcommit {
 
 // host is a real agent on a test host, and its API.
 type host struct {
-	bed    *testbed.Bed
+	bed    *testbed.Bed // with all hosts that there may be
 	tb     *testbed.Host
 	api    *api.Client
 	images images
@@ -52,12 +55,18 @@ type images struct {
 
 // newHost makes the bed and imports the images that the wanted benchmarks need.
 func newHost(ctx context.Context, cfg Config) (_ *host, err error) {
-	bed, err := testbed.New(testbed.Config{Name: cfg.Name, Dir: cfg.Dir, Bin: cfg.Bin, Hosts: []string{hostName}, ReserveMemory: "10%", AgentSettings: settings})
+	c := testbed.Config{Name: cfg.Name, Dir: cfg.Dir, Bin: cfg.Bin, Hosts: []string{hostName, otherName, clientName}, ReserveMemory: "10%", AgentSettings: settings}
+	whole, err := testbed.New(c)
 	if err != nil {
 		return nil, err
 	}
-	h := &host{bed: bed}
-	if err := bed.Down(ctx); err != nil { // what a killed run left
+	c.Hosts = []string{hostName}
+	bed, err := testbed.New(c)
+	if err != nil {
+		return nil, err
+	}
+	h := &host{bed: whole}
+	if err := whole.Down(ctx); err != nil { // what a killed run left
 		return nil, err
 	}
 	defer func() {
@@ -94,7 +103,35 @@ func newHost(ctx context.Context, cfg Config) (_ *host, err error) {
 	return h, nil
 }
 
-// down removes the host.
+// others starts the other hosts of the bed, which most benchmarks do without.
+func (h *host) others(ctx context.Context) (other, client *host, err error) {
+	if err := h.bed.Up(ctx); err != nil {
+		return nil, nil, err
+	}
+	for _, to := range []struct {
+		name string
+		host **host
+	}{{otherName, &other}, {clientName, &client}} {
+		o := &host{bed: h.bed}
+		if o.tb, err = h.bed.Host(to.name); err == nil {
+			o.api, err = h.bed.Client(to.name)
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		*to.host = o
+	}
+	client.tiny, err = client.upload(ctx, "tiny", h.images.tiny)
+	return other, client, err
+}
+
+// leave ends a host that was only needed for one benchmark.
+func (h *host) leave(ctx context.Context) error {
+	h.api.Close()
+	return h.tb.Kill(context.WithoutCancel(ctx))
+}
+
+// down removes the host, and the others.
 func (h *host) down(ctx context.Context) error {
 	if h.api != nil {
 		h.api.Close()
@@ -105,7 +142,7 @@ func (h *host) down(ctx context.Context) error {
 // reconnect drops the connections to an agent that has ended.
 func (h *host) reconnect() (err error) {
 	h.api.Close()
-	h.api, err = h.bed.Client(hostName)
+	h.api, err = h.bed.Client(h.tb.Name())
 	return err
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -37,11 +38,13 @@ func benchmarks() []benchmark {
 		{id: "V2", run: (*run).boot, lxd: true, debian: true},
 		{id: "V3", run: (*run).burst, lxd: true},
 		{id: "V4", run: (*run).gap},
+		{id: "V6", run: (*run).restore, debian: true},
 		{id: "V7", run: (*run).accuracy, debian: true},
 		{id: "V8", run: (*run).change, lxd: true},
 		{id: "V9", run: (*run).disk, debian: true},
 		{id: "V10", run: (*run).size},
 		{id: "V11", run: (*run).adopt},
+		{id: "V12", run: (*run).move},
 		{id: "V13", run: (*run).churn},
 	}
 }
@@ -71,6 +74,11 @@ type run struct {
 // names; the error is about the test host, or about ctx. Everything it made is removed,
 // also when ctx ends.
 func Run(ctx context.Context, cfg Config) (report Report, err error) {
+	for _, dir := range []*string{&cfg.Dir, &cfg.Bin} {
+		if *dir, err = filepath.Abs(*dir); err != nil {
+			return report, fmt.Errorf("find directory: %w", err)
+		}
+	}
 	for _, id := range cfg.Only {
 		if !slices.Contains(IDs(), id) {
 			return Report{}, fmt.Errorf("benchmark %q is unknown: there are %s", id, strings.Join(IDs(), ", "))

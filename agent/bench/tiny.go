@@ -31,7 +31,7 @@ func tinyTar() ([]byte, error) {
 	}
 	add(tar.Header{Name: "bin/busybox", Typeflag: tar.TypeReg, Mode: 0o755}, busybox)
 	add(tar.Header{Name: "sbin/init", Typeflag: tar.TypeSymlink, Linkname: "../bin/busybox", Mode: 0o777}, nil)
-	for _, name := range []string{"sh", "echo", "cat", "cut", "dd", "true", "sleep", "mount", "umount", "poweroff"} {
+	for _, name := range []string{"sh", "echo", "cat", "cut", "dd", "true", "sleep", "mount", "umount", "poweroff", "httpd", "sync"} {
 		add(tar.Header{Name: "bin/" + name, Typeflag: tar.TypeSymlink, Linkname: "busybox", Mode: 0o777}, nil)
 	}
 	// An init that has nothing to do: without a file it would look for terminals.

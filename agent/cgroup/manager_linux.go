@@ -270,6 +270,11 @@ func (m *Manager) Destroy(ctx context.Context) error {
 			return fmt.Errorf("remove group of all servers: %w", err)
 		}
 	}
+	for _, dir := range m.beside() {
+		if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove group beside servers: %w", err)
+		}
+	}
 	return nil
 }
 

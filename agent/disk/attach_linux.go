@@ -100,7 +100,7 @@ func (p *Pool) attachCanonical(ctx context.Context, id string, f *os.File) error
 	if err := unix.Mkdirat(int(p.canonical.Fd()), id, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("make mount point: %w", err)
 	}
-	if err := p.dropFailed(ctx, id); err != nil {
+	if err := p.dropFailed(ctx, id, f); err != nil {
 		return err
 	}
 	l, err := p.attachDiskLoop(f)
@@ -182,7 +182,7 @@ func (p *Pool) mountDisk(ctx context.Context, id string, l *loopDevice, f *os.Fi
 
 // dropFailed detaches a disk whose file system has stopped after an error, so that it is
 // mended. Kernels differ in what they show of that, so a file is made to find out.
-func (p *Pool) dropFailed(ctx context.Context, id string) error {
+func (p *Pool) dropFailed(ctx context.Context, id string, f *os.File) error {
 	st, err := statMount(p.canonical, id)
 	if err != nil || !st.Mounted {
 		return err
@@ -199,6 +199,14 @@ func (p *Pool) dropFailed(ctx context.Context, id string) error {
 		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
 			return err
 		}
+	}
+	// A server that is just being made has a copy of the host's mounts for a moment. Until
+	// the last one is gone a new mount would be of the same failed file system.
+	switch cleared, err := awaitCleared(ctx, f, 5*busyPatience); {
+	case err != nil:
+		return err
+	case !cleared:
+		return fault.New(fault.Unavailable, "its file system has stopped after an error and something still has it mounted")
 	}
 	return nil
 }

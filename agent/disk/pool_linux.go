@@ -129,7 +129,14 @@ func (p *Pool) takeLock() error {
 	if err != nil {
 		return fmt.Errorf("open pool lock: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	// A child that a killed agent had just forked holds the lock until it runs its program.
+	err = unix.EWOULDBLOCK
+	for deadline := time.Now().Add(busyPatience); errors.Is(err, unix.EWOULDBLOCK) && time.Now().Before(deadline); {
+		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+	if err != nil {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return fault.New(fault.Unavailable, "lock pool %s: another agent uses it", p.cfg.Path)

@@ -1,7 +1,6 @@
 package migrate
 
 import (
-	"fmt"
 	"slices"
 	"testing"
 )
@@ -334,5 +333,5 @@ func TestEveryInterleaving(t *testing.T) {
 			t.Fatalf("it never comes to rest: %+v after %q", s, explain(s))
 		}
 	}
-	t.Log(fmt.Sprintf("%d states, %d steps, %d at rest", len(seen), steps, rests))
+	t.Logf("%d states, %d steps, %d at rest", len(seen), steps, rests)
 }

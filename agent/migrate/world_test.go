@@ -107,37 +107,39 @@ func (w *world) close() {
 
 // start is an agent's start.
 func (h *host) start() {
-	h.life = &life{alive: true}
-	pool := handle{h.pool, h.life}
+	life := &life{alive: true}
+	pool := handle{h.pool, life}
 	config := h.v.Config()
 	config.Host = h.name
 	config.IDs.Size = 128 * vserver.IDsPerServer
-	config.Records = gate{config.Records, h, h.life, "servers"}
+	config.Records = gate{config.Records, h, life, "servers"}
 	config.Edges.Disks = serverDisks{config.Edges.Disks, pool}
-	var err error
-	m := make(chan *Manager, 1)
-	h.network, err = network.NewManager(network.Config{Host: h.name, DefaultCIDR: netip.MustParsePrefix("10.1.0.0/24"), Records: h.nets, Loans: gate{h.lent, h, h.life, "loans"},
-		Edge: noBridge{}, Exhausted: func() { k := <-m; m <- k; k.AskLoans() }})
+	made := make(chan *Manager, 1)
+	networks, err := network.NewManager(network.Config{Host: h.name, DefaultCIDR: netip.MustParsePrefix("10.1.0.0/24"), Records: h.nets, Loans: gate{h.lent, h, life, "loans"},
+		Edge: noBridge{}, Exhausted: func() { k := <-made; made <- k; k.AskLoans() }})
 	if err != nil {
 		h.w.t.Fatal(err)
 	}
-	config.Segments = h.network
-	config.Superseded = h.superseded
-	if h.servers, err = vserver.NewManager(config); err != nil {
-		h.w.t.Fatal(err)
-	}
-	h.network.SetServers(h.servers)
-	if err := h.network.Recover(h.w.t.Context()); err != nil {
-		h.w.t.Fatal(err)
-	}
-	h.m, err = NewManager(Config{Host: h.name, Incoming: gate{h.in, h, h.life, "incoming"}, Outgoing: gate{h.out, h, h.life, "outgoing"},
-		Servers: h.servers, Disks: pool, Arrivals: pool, Snapshots: pool, Loans: h.network, Dial: h.dial})
+	config.Segments, config.Superseded = networks, h.superseded
+	servers, err := vserver.NewManager(config)
 	if err != nil {
 		h.w.t.Fatal(err)
 	}
-	m <- h.m
-	h.m.markEvery = 256 << 10
-	if err := errors.Join(h.servers.Recover(h.w.t.Context()), h.m.Recover(h.w.t.Context())); err != nil && h.alive {
+	networks.SetServers(servers)
+	if err := networks.Recover(h.w.t.Context()); err != nil {
+		h.w.t.Fatal(err)
+	}
+	m, err := NewManager(Config{Host: h.name, Incoming: gate{h.in, h, life, "incoming"}, Outgoing: gate{h.out, h, life, "outgoing"},
+		Servers: servers, Disks: pool, Arrivals: pool, Snapshots: pool, Loans: networks, Dial: h.dial})
+	if err != nil {
+		h.w.t.Fatal(err)
+	}
+	made <- m
+	m.markEvery = 256 << 10
+	h.w.mu.Lock() // other hosts' agents call this one
+	h.life, h.network, h.servers, h.m = life, networks, servers, m
+	h.w.mu.Unlock()
+	if err := errors.Join(servers.Recover(h.w.t.Context()), m.Recover(h.w.t.Context())); err != nil && life.alive {
 		h.w.t.Error(err)
 	}
 }

@@ -115,26 +115,15 @@ func (r *Runtime) running(id string) (runState, error) {
 
 // execProcess is the runtime's description of cmd in the server whose init is s.
 func execProcess(s runState, cmd vserver.Command) (*specs.Process, error) {
-	root, err := openRoot(fmt.Sprintf("/proc/%d/root", s.Pid))
+	a, err := accountIn(s, cmd.User)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = root.Close() }()
-	if !alive(s.Pid, s.Ticks) { // else it may be another process's root
-		return nil, fault.Wrap(fault.Precondition, errGone)
-	}
-	passwd, err := root.readFile("/etc/passwd")
-	if err != nil && !errors.Is(err, unix.ENOENT) {
-		return nil, fault.Wrap(fault.Precondition, err)
-	}
-	group, err := root.readFile("/etc/group")
-	if err != nil && !errors.Is(err, unix.ENOENT) {
-		return nil, fault.Wrap(fault.Precondition, err)
-	}
-	a, err := resolveUser(passwd, group, cmd.User)
-	if err != nil {
-		return nil, err
-	}
+	return execSpec(a, cmd), nil
+}
+
+// execSpec is the runtime's description of cmd, run by a.
+func execSpec(a account, cmd vserver.Command) *specs.Process {
 	dir := cmd.Dir
 	if dir == "" {
 		dir = "/"
@@ -151,7 +140,7 @@ func execProcess(s runState, cmd vserver.Command) (*specs.Process, error) {
 	if cmd.TTY && cmd.Rows > 0 && cmd.Columns > 0 {
 		p.ConsoleSize = &specs.Box{Height: uint(cmd.Rows), Width: uint(cmd.Columns)}
 	}
-	return p, nil
+	return p
 }
 
 // execution is one command's input and output, as go-runc wants it.

@@ -124,3 +124,20 @@ func commandEnv(a account, tty bool, more []string) []string {
 	add("container", "oci")
 	return env
 }
+
+// mappedID finds an id in the text of a kernel's id map: lines of inside, outside, length.
+func mappedID(text string, id uint32) (uint32, error) {
+	for line := range strings.Lines(text) {
+		f := strings.Fields(line)
+		var n [3]uint64
+		for i := range f {
+			if i < len(n) {
+				n[i], _ = strconv.ParseUint(f[i], 10, 33)
+			}
+		}
+		if at := uint64(id); len(f) == len(n) && at >= n[0] && at-n[0] < n[2] {
+			return uint32(n[1] + at - n[0]), nil
+		}
+	}
+	return 0, fault.New(fault.Precondition, "find id %d on the host: it is not mapped", id)
+}

@@ -400,7 +400,7 @@ func TestNothingIsLeft(t *testing.T) {
 		f := backup.Ref{Server: m.Snapshot.Server, Backup: uuid.NewString()}
 		begin := func() (backup.Upload, io.ReadCloser) {
 			t.Helper()
-			up, uerr := target.Append(ctx, f, 1)
+			up, uerr := target.Append(ctx, f, 1<<20)
 			r, rerr := target.Open(ctx, ref(m), 0)
 			if err := errors.Join(uerr, rerr); err != nil {
 				t.Fatal(err)
@@ -413,7 +413,7 @@ func TestNothingIsLeft(t *testing.T) {
 		ctx = t.Context()
 		up, r := begin()
 		time.Sleep(time.Hour) // an idle link is kept
-		wantKind(t, "a second writer", second(target.Append(ctx, f, 1)), fault.Unavailable)
+		wantKind(t, "a second writer", second(target.Append(ctx, f, 1<<20)), fault.Unavailable)
 		w.set(true)
 		for err = nil; err == nil; {
 			time.Sleep(time.Second)
@@ -426,7 +426,7 @@ func TestNothingIsLeft(t *testing.T) {
 		r.Close()
 		time.Sleep(time.Minute)
 		w.set(false)
-		up, err = target.Append(ctx, f, 1)
+		up, err = target.Append(ctx, f, 1<<20)
 		if err != nil {
 			t.Fatalf("the file is still held: %v", err)
 		}

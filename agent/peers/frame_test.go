@@ -155,7 +155,7 @@ func script(frames []frame, endless bool) endpoint.Handler {
 // each calls every method of a target to its end, with its error.
 func each(t *testing.T, target backup.Target) map[string]error {
 	f := backup.Ref{Server: uuid.NewString(), Backup: uuid.NewString()}
-	up, aerr := target.Append(t.Context(), f, 1)
+	up, aerr := target.Append(t.Context(), f, 1<<20)
 	if aerr == nil {
 		aerr = up.Commit()
 		if cerr := up.Close(); cerr != nil {

@@ -208,7 +208,7 @@ func TestStoreThatIsNot(t *testing.T) {
 		target := open(t, s.config(s.serve(c.purpose, Handler(c.store))))
 		id, f := uuid.NewString(), backup.Ref{Server: uuid.NewString(), Backup: uuid.NewString()}
 		for method, err := range map[string]error{
-			"append": second(target.Append(t.Context(), f, 1)),
+			"append": second(target.Append(t.Context(), f, 1<<20)),
 			"open":   second(target.Open(t.Context(), f, 0)),
 			"list":   second(target.List(t.Context(), "")),
 			"delete": target.Delete(t.Context(), f),
@@ -230,16 +230,16 @@ func TestOneWriterPerFile(t *testing.T) {
 	other.Credentials = s.credentials("gamma")
 	f := backup.Ref{Server: uuid.NewString(), Backup: uuid.NewString()}
 	for _, end := range []func(backup.Upload) error{backup.Upload.Close, backup.Upload.Close, backup.Upload.Commit} {
-		up, err := open(t, cfg).Append(t.Context(), f, 1)
+		up, err := open(t, cfg).Append(t.Context(), f, 1<<20)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, c := range []Config{cfg, other} {
-			wantKind(t, "a second writer", second(open(t, c).Append(t.Context(), f, 1)), fault.Unavailable)
+			wantKind(t, "a second writer", second(open(t, c).Append(t.Context(), f, 1<<20)), fault.Unavailable)
 		}
 		twin := f
 		twin.Backup = uuid.NewString()
-		second, err := open(t, cfg).Append(t.Context(), twin, 1)
+		second, err := open(t, cfg).Append(t.Context(), twin, 1<<20)
 		if err != nil {
 			t.Fatalf("a writer of another file: %v", err)
 		}
@@ -247,7 +247,7 @@ func TestOneWriterPerFile(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	wantKind(t, "append to what is complete", second(open(t, cfg).Append(t.Context(), f, 1)), fault.Exists)
+	wantKind(t, "append to what is complete", second(open(t, cfg).Append(t.Context(), f, 1<<20)), fault.Exists)
 }
 
 func TestContextsEndWhatTheyBegan(t *testing.T) {
@@ -265,7 +265,7 @@ func TestContextsEndWhatTheyBegan(t *testing.T) {
 	}
 	defer r.Close()
 	f := backup.Ref{Server: uuid.NewString(), Backup: uuid.NewString()}
-	up, err := target.Append(ctx, f, 1)
+	up, err := target.Append(ctx, f, 1<<20)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -81,7 +81,7 @@ func makeNetns(path string) error {
 	if isPinned(path) {
 		return nil
 	}
-	if err := makePin(path); err != nil {
+	if err := errors.Join(keepVisible(filepath.Dir(path)), makePin(path)); err != nil {
 		return err
 	}
 	return onThread(func() error {
@@ -93,6 +93,19 @@ func makeNetns(path string) error {
 		}
 		return nil
 	})
+}
+
+// keepVisible makes the directory of network namespaces a mount point, as the first `ip
+// netns add` on a machine does. Done by that later, it would cover our pins, which could not
+// be removed any more.
+func keepVisible(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil || mounted(dir) {
+		return err
+	}
+	if err := unix.Mount(dir, dir, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("make %s a mount point: %w", dir, err)
+	}
+	return nil
 }
 
 func makePin(path string) error {

@@ -158,7 +158,7 @@ func (b belonging) owns(pid int) bool {
 	for line := range strings.Lines(string(groups)) {
 		_, rest, _ := strings.Cut(strings.TrimSpace(line), ":")
 		_, path, _ := strings.Cut(rest, ":")
-		if path == b.cgroup || strings.HasPrefix(path, b.cgroup+"/") {
+		if path == b.cgroup || path == b.cgroup+besideSuffix || strings.HasPrefix(path, b.cgroup+"/") {
 			return true
 		}
 	}
@@ -201,7 +201,11 @@ func (b belonging) killAll(ctx context.Context) error {
 	}
 }
 
-// groupDirs lists the directories of a parent control group in every hierarchy, parents
+// besideSuffix is what an agent adds to its parent control group's name for the group of
+// what it keeps beside the servers.
+const besideSuffix = "-beside"
+
+// groupDirs lists the directories of a host's control groups in every hierarchy, parents
 // first.
 func groupDirs(parent string) ([]string, error) {
 	mounts, err := readMounts()
@@ -213,17 +217,19 @@ func groupDirs(parent string) ([]string, error) {
 		if m.kind != "cgroup" && m.kind != "cgroup2" {
 			continue
 		}
-		err := filepath.WalkDir(filepath.Join(m.point, parent), func(path string, d os.DirEntry, err error) error {
-			if errors.Is(err, os.ErrNotExist) {
-				return nil // never was, or went away while we looked
+		for _, top := range []string{parent, parent + besideSuffix} {
+			err := filepath.WalkDir(filepath.Join(m.point, top), func(path string, d os.DirEntry, err error) error {
+				if errors.Is(err, os.ErrNotExist) {
+					return nil // never was, or went away while we looked
+				}
+				if err == nil && d.IsDir() {
+					dirs = append(dirs, path)
+				}
+				return err
+			})
+			if err != nil {
+				return nil, fmt.Errorf("list control groups %s: %w", top, err)
 			}
-			if err == nil && d.IsDir() {
-				dirs = append(dirs, path)
-			}
-			return err
-		})
-		if err != nil {
-			return nil, fmt.Errorf("list control groups %s: %w", parent, err)
 		}
 	}
 	return dirs, nil

@@ -257,6 +257,14 @@ type Command struct {
 	Stderr  io.Writer // unused with TTY
 }
 
+// Account is a user of a server.
+type Account struct {
+	UID, GID         uint32 // by the server's own numbers
+	HostUID, HostGID uint32 // the same, by the host's
+	Groups           []uint32
+	Home             string
+}
+
 // Preparer writes the host's decisions into a server's root directory before a start:
 // host name, resolver, time zone, machine id, first-boot data (package oci too). It opens
 // every path beneath root, never through a link that leaves it.

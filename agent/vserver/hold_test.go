@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -386,10 +387,10 @@ func TestLostHostComesBack(t *testing.T) {
 		w.create(taken)
 		w.m.Close()
 		w.host.PowerOff(w.t.Context())
-		answers := false
+		var answers atomic.Bool
 		w.superseded = func(_ context.Context, r vserver.Record) (string, error) {
 			switch {
-			case !answers:
+			case !answers.Load():
 				return "", fault.New(fault.Unavailable, "nobody answers")
 			case r.Spec.ID == taken.ID:
 				return "gamma", nil
@@ -403,7 +404,7 @@ func TestLostHostComesBack(t *testing.T) {
 				t.Errorf("before anybody answered: %+v", v)
 			}
 		}
-		answers = true
+		answers.Store(true)
 		w.want(w.settle(mine.ID), vserver.StateRunning)
 		v := w.settle(taken.ID)
 		w.want(v, vserver.StateClosed)
@@ -411,7 +412,7 @@ func TestLostHostComesBack(t *testing.T) {
 			t.Errorf("start what is closed: %v", err)
 		}
 		w.m.Close() // it stays so, whoever can be asked
-		answers = false
+		answers.Store(false)
 		w.start()
 		w.want(w.settle(taken.ID), vserver.StateClosed)
 		if err := w.m.Delete(w.t.Context(), taken.ID); err != nil {

@@ -71,7 +71,14 @@ type Config struct {
 	// Superseded says which host took a server over as this one was lost, "" if none did. It
 	// is asked before an agent's start starts a server; an error means that nobody who would
 	// know could be asked: then the server waits. nil: nobody takes servers over.
-	Superseded  func(ctx context.Context, r Record) (host string, err error)
+	Superseded func(ctx context.Context, r Record) (host string, err error)
+	// Stopping is called before a running server is asked to shut down, and waited for, at
+	// most for limit: whoever runs something of the host's in the server ends that first. Not
+	// for a kill. nil: nobody does.
+	Stopping func(ctx context.Context, id string, limit time.Duration)
+	// Started is called when a server's init runs, after every Stopping too, and must not
+	// wait. nil: nobody needs it.
+	Started     func(id string)
 	Observe     func(operation string, took time.Duration, err error) // for metrics; may be nil
 	Changed     func(v View, was State)                               // a server has settled in another state; may be nil, and must not wait
 	RetryDelays []time.Duration                                       // between tries of what nobody waits for (recovery); nil means 1s, 5s, 15s
@@ -92,8 +99,12 @@ type Manager struct {
 	mu      sync.Mutex // admission: the set of servers and every change of a record
 	servers map[string]*server
 	unknown []string // ids that edges know and records don't
-	used    map[string]int64
-	usedAt  time.Time
+
+	use struct { // of the pool by disks; read for all servers at once
+		sync.Mutex
+		bytes map[string]int64
+		at    time.Time
+	}
 }
 
 // NewManager loads the records. Nothing is done to any server before Recover.
@@ -109,6 +120,12 @@ func NewManager(cfg Config) (*Manager, error) {
 	}
 	if cfg.Changed == nil {
 		cfg.Changed = func(View, State) {}
+	}
+	if cfg.Stopping == nil {
+		cfg.Stopping = func(context.Context, string, time.Duration) {}
+	}
+	if cfg.Started == nil {
+		cfg.Started = func(string) {}
 	}
 	if cfg.RetryDelays == nil {
 		cfg.RetryDelays = []time.Duration{time.Second, 5 * time.Second, 15 * time.Second}
@@ -302,24 +319,6 @@ func (m *Manager) Say(id, text string) {
 	s.notify()
 }
 
-// Usage reads a server's counters. fault.Precondition where it does not run.
-func (m *Manager) Usage(ctx context.Context, idOrName string) (Usage, error) {
-	s, err := m.find(idOrName)
-	if err != nil {
-		return Usage{}, err
-	}
-	u, err := m.cfg.Edges.Limits.Usage(ctx, s.id)
-	if fault.Is(err, fault.NotFound) {
-		return Usage{}, fault.New(fault.Precondition, "read usage of server %s: it does not run", idOrName)
-	}
-	return u, err
-}
-
-// LinkUsage reads the counters of a server's interfaces.
-func (m *Manager) LinkUsage(ctx context.Context, id string) (map[string]LinkUsage, error) {
-	return m.cfg.Edges.Networks.Usage(ctx, id)
-}
-
 // Resources is what the host can promise, has promised, and has left.
 func (m *Manager) Resources() (capacity, promised, free Resources) {
 	c, reserved := m.cfg.Capacity(), m.reserved()
@@ -460,24 +459,6 @@ func (m *Manager) changeIdle(s *server, kind string, f func(*Record) error) (Vie
 	s.mu.Unlock()
 	s.begin()
 	return s.view(), nil
-}
-
-// withUse adds the disk's use, which is read for all servers at once and at most every 2 s.
-func (m *Manager) withUse(v View) View {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.used == nil || time.Since(m.usedAt) > 2*time.Second {
-		disks, err := m.cfg.Edges.Disks.List(m.ctx)
-		if err != nil {
-			m.cfg.Log.Warn("list disks", "error", err)
-		}
-		m.used, m.usedAt = map[string]int64{}, time.Now()
-		for _, d := range disks {
-			m.used[d.ID] = d.Used
-		}
-	}
-	v.DiskUsed = m.used[v.Spec.ID]
-	return v
 }
 
 // errInterrupted is the cause of an operation that was broken off for a newer one.

@@ -146,6 +146,7 @@ func (s *server) viewLocked() View {
 	v := View{Spec: rec.Spec, State: s.stateLocked(), Created: rec.Created, Operation: rec.Operation, Generation: rec.Generation,
 		Messages: rec.Messages, Gone: s.deleted, MovedTo: rec.MovedTo, Leaving: rec.Leaving, NICs: make(map[string]NICView, len(rec.Links))}
 	v.Spec.FirstBoot.UserData = ""
+	v.DiskUsed = s.m.lastUse(s.id)
 	if s.have.running() {
 		v.Started = rec.Started
 	}

@@ -270,6 +270,9 @@ func (s *server) do(ctx context.Context, step Step) error {
 	s.mu.Lock()
 	s.have = have
 	s.mu.Unlock()
+	if step == StepRunStart {
+		s.m.cfg.Started(s.id)
+	}
 	return nil
 }
 
@@ -424,6 +427,7 @@ func (s *server) shutdown(ctx context.Context, rec Record) error {
 	if timeout == 0 {
 		timeout = rec.Spec.ShutdownTimeout
 	}
+	s.m.cfg.Stopping(ctx, s.id, timeout)
 	if err := e.Runtime.Stop(ctx, s.id); err != nil {
 		s.m.cfg.Log.Warn("ask a server to shut down", "server", s.id, "error", err)
 	} else {

@@ -29,6 +29,7 @@ func run(ctx context.Context) error {
 	flag.StringVar(&c.Bin, "bin", "bin", "directory with the programs (make build)")
 	flag.StringVar(&c.Dir, "work", ".cache/bench", "directory of the test host, removed at the end")
 	flag.StringVar(&only, "only", "", "benchmarks to run, such as V1,V3 (there are "+strings.Join(bench.IDs(), ", ")+")")
+	flag.StringVar(&c.Name, "name", "bench", "name of the test host, another one for each run at the same time")
 	flag.BoolVar(&c.Quick, "quick", false, "fewer rounds and shorter loads")
 	flag.BoolVar(&c.NoLXD, "no-lxd", false, "leave LXD out although it is installed")
 	flag.StringVar(&output, "o", "text", "text or json")
