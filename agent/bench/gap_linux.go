@@ -34,8 +34,8 @@ const (
 
 // gap is V4: the longest time that a writer on a server's disk waits for 4 KiB to be durable
 // while a snapshot is taken; the same for a plain clone of the frozen disk, which is what a
-// snapshot costs without anything clever, and where the disk is a file that btrfs overwrites
-// in place in a subvolume, of which a snapshot is taken.
+// snapshot costs without anything clever, where the disk is a file that btrfs overwrites in
+// place in a subvolume, of which a snapshot is taken, and for a server of LXD.
 func (r *run) gap(ctx context.Context) (rows []Row, err error) {
 	g, err := r.newGapPool(ctx)
 	if err != nil {
@@ -56,7 +56,12 @@ func (r *run) gap(ctx context.Context) (rows []Row, err error) {
 		}
 	}
 	more, err := r.gapSubvolume(ctx)
-	return append(rows, more...), err
+	rows = append(rows, more...)
+	if err == nil && r.lxd != nil {
+		more, err = r.gapLXD(ctx)
+		rows = append(rows, more...)
+	}
+	return rows, err
 }
 
 // gapPool is a pool of this benchmark's own.
@@ -344,4 +349,28 @@ func (r *run) gapSubvolume(ctx context.Context) (rows []Row, err error) {
 		all = append(all, ms(w.longest()))
 	}
 	return []Row{{What: "longest write gap, FIFREEZE + snapshot of a btrfs subvolume with a NOCOW image", Unit: "ms", Values: all}}, ctx.Err()
+}
+
+// gapLXD measures a server of LXD, whose disk is a subvolume of btrfs.
+func (r *run) gapLXD(ctx context.Context) (rows []Row, err error) {
+	const name = "v4"
+	if err := r.lxd.create(ctx, name, "tiny", nil); err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, r.lxd.removeAll(ctx, name)) }()
+	w, err := newSyncWriter(r.lxd.root(name))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, w.close()) }()
+	var all []float64
+	for n := range r.pick(7, 2) {
+		pause(ctx, time.Second)
+		w.longest()
+		if err := r.lxd.snapshot(ctx, name, fmt.Sprint("s", n)); err != nil {
+			return nil, err
+		}
+		all = append(all, ms(w.longest()))
+	}
+	return []Row{{What: "longest write gap, snapshot by LXD, btrfs", Unit: "ms", Values: all}}, ctx.Err()
 }

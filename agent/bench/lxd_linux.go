@@ -283,6 +283,16 @@ func (l *lxd) removeAll(ctx context.Context, names ...string) error {
 	return together(len(names), 4, func(i int) error { return l.remove(ctx, l.prefix+names[i]) })
 }
 
+// snapshot takes a snapshot of a server.
+func (l *lxd) snapshot(ctx context.Context, name, snapshot string) error {
+	return l.call(ctx, http.MethodPost, "/1.0/instances/"+l.prefix+name+"/snapshots", map[string]any{"name": snapshot, "stateful": false}, nil)
+}
+
+// root is where a server's root is, in the daemon's mount namespace.
+func (l *lxd) root(name string) string {
+	return filepath.Join("/proc", fmt.Sprint(l.cmd.Process.Pid), "root", l.dir, "storage-pools", "bench", "containers", l.prefix+name, "rootfs")
+}
+
 // firstCommand is run.firstCommand for LXD.
 func (l *lxd) firstCommand(ctx context.Context, name string) (took time.Duration, err error) {
 	began := time.Now()

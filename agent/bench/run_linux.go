@@ -37,7 +37,7 @@ func benchmarks() []benchmark {
 		{id: "V1", run: (*run).create, lxd: true},
 		{id: "V2", run: (*run).boot, lxd: true, debian: true},
 		{id: "V3", run: (*run).burst, lxd: true},
-		{id: "V4", run: (*run).gap},
+		{id: "V4", run: (*run).gap, lxd: true},
 		{id: "V6", run: (*run).restore, debian: true},
 		{id: "V7", run: (*run).accuracy, debian: true},
 		{id: "V8", run: (*run).change, lxd: true},
