@@ -119,6 +119,7 @@ func (c *Client) Watch(ctx context.Context) error {
 			}
 			continue
 		}
+		c.handOver(ctx) // another one may have started it
 		stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 		_, _ = conn.Read(make([]byte, 1)) // returns when the keeper ends
 		stop()
@@ -149,11 +150,16 @@ func (c *Client) revive(ctx context.Context) error {
 	c.starting.Lock()
 	defer c.starting.Unlock()
 	if conn, err := c.hello(ctx); err == nil {
-		return conn.Close()
-	}
-	if err := c.start(ctx); err != nil {
+		_ = conn.Close()
+	} else if err := c.start(ctx); err != nil {
 		return err
 	}
+	c.handOver(ctx)
+	return nil
+}
+
+// handOver gives the keeper the terminals that this side holds; it leaves those it has.
+func (c *Client) handOver(ctx context.Context) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for id, f := range c.masters {
@@ -166,7 +172,6 @@ func (c *Client) revive(ctx context.Context) error {
 			c.cfg.Log.Error("hand a terminal to the new console keeper", "server", id, "error", err)
 		}
 	}
-	return nil
 }
 
 // start starts a keeper in a session of its own and waits until it answers.

@@ -160,6 +160,28 @@ func TestKeeperOutlivesAgentAndAgentOutlivesKeeper(t *testing.T) {
 	}
 }
 
+// Whoever starts the next keeper, it gets the terminals.
+func TestKeeperStartedByAnother(t *testing.T) {
+	k := newTestKeeper(t)
+	a := k.server(t, "a")
+	if err := unix.Kill(k.pid(t), unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	other, err := Open(t.Context(), k.cfg) // starts it
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = other.Close() }()
+	ctx, cancel := context.WithCancel(t.Context())
+	watching := make(chan error, 1)
+	go func() { watching <- k.Watch(ctx) }()
+	defer func() { cancel(); <-watching }()
+	if _, err := a.WriteString("kept\n"); err != nil {
+		t.Fatal(err)
+	}
+	k.waitLog(t, "a", "kept")
+}
+
 func TestKeeperKnowsNoOthers(t *testing.T) {
 	k := newTestKeeper(t)
 	if err := k.Join(t.Context(), "none", nil); !fault.Is(err, fault.NotFound) {

@@ -2,7 +2,12 @@ package migrate
 
 import (
 	"slices"
+	"sync"
 	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/reflejo/terraform-provider-reflejo/agent/vserver/vservertest"
 )
 
 // model is both sides of one handover and the link between them, as a comparable value. The
@@ -334,4 +339,28 @@ func TestEveryInterleaving(t *testing.T) {
 		}
 	}
 	t.Logf("%d states, %d steps, %d at rest", len(seen), steps, rests)
+}
+
+// A request changes a record while an attempt does: neither undoes what the other recorded.
+func TestChangesOfOneRecord(t *testing.T) {
+	m := &Manager{cfg: Config{Outgoing: vservertest.NewRecords()}, out: map[string]outgoing{}}
+	const each = 200
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			for range each {
+				_, err := m.changeOutgoing("s", func(r *outgoing, _ bool) error {
+					r.Server, r.Mine = "s", append(r.Mine, uuid.NewString())
+					return nil
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if r, _ := m.outgoingOf("s"); len(r.Mine) != 2*each {
+		t.Errorf("%d of %d changes are there", len(r.Mine), 2*each)
+	}
 }

@@ -51,6 +51,7 @@ type Manager struct {
 	working map[string]*working // by server
 	visits  map[string]*visit   // moves that a link or a sweep is at
 	prepare sync.Mutex          // one offer at a time
+	change  sync.Mutex          // one change of an outgoing record at a time, from reading it to its being durable
 
 	markEvery int64
 	asking    chan struct{} // holds one if hosts are to be asked about lent addresses
@@ -177,14 +178,35 @@ func (m *Manager) outgoingOf(server string) (outgoing, bool) {
 
 // saveOutgoing makes a changed record durable.
 func (m *Manager) saveOutgoing(server string, change func(*outgoing)) (outgoing, error) {
-	r, ok := m.outgoingOf(server)
-	if !ok {
-		return r, fault.New(fault.Internal, "record move of server %s: there is none", server)
+	return m.changeOutgoing(server, func(r *outgoing, there bool) error {
+		if !there {
+			return fault.New(fault.Internal, "record move of server %s: there is none", server)
+		}
+		change(r)
+		return nil
+	})
+}
+
+// errUnchanged is a change's way to say that there is nothing to record.
+var errUnchanged = errors.New("unchanged")
+
+// changeOutgoing makes a new or changed record durable: a request and an attempt may be at
+// one record at once, and neither may undo what the other recorded. change decides by the
+// record as it is; with errUnchanged it stays as it is, and that is no error.
+func (m *Manager) changeOutgoing(server string, change func(r *outgoing, there bool) error) (outgoing, error) {
+	m.change.Lock()
+	defer m.change.Unlock()
+	r, there := m.outgoingOf(server)
+	switch err := change(&r, there); {
+	case errors.Is(err, errUnchanged):
+		return r, nil
+	case err != nil:
+		return r, err
 	}
-	change(&r)
 	return r, m.putOutgoing(r)
 }
 
+// putOutgoing is for changeOutgoing.
 func (m *Manager) putOutgoing(r outgoing) error {
 	if err := m.cfg.Outgoing.Put(r.Server, r); err != nil {
 		return fmt.Errorf("record move of server %s: %w", r.Name, err)
@@ -196,6 +218,8 @@ func (m *Manager) putOutgoing(r outgoing) error {
 }
 
 func (m *Manager) dropOutgoing(server string) error {
+	m.change.Lock()
+	defer m.change.Unlock()
 	if err := m.cfg.Outgoing.Delete(server); err != nil {
 		return fmt.Errorf("forget move of server %s: %w", server, err)
 	}

@@ -48,25 +48,27 @@ func (m *Manager) Start(ctx context.Context, move Move) (vserver.View, error) {
 	if err := m.tidied(ctx, v.Spec.ID); err != nil {
 		return v, err
 	}
-	rec, there := m.outgoingOf(v.Spec.ID)
-	if there && rec.Phase == SourceReclaims {
-		return v, fault.New(fault.Aborted, "migrate server %s: it is being taken back from host %s", v.Spec.Name, rec.Target)
-	}
-	if there && (rec.Phase == SourceHandover || rec.Phase == SourceMoved) {
-		if rec.Target != move.Target {
-			return v, fault.New(fault.Precondition, "migrate server %s: it is being handed over to host %s", v.Spec.Name, rec.Target)
+	_, err = m.changeOutgoing(v.Spec.ID, func(rec *outgoing, there bool) error {
+		switch {
+		case there && rec.Phase == SourceReclaims:
+			return fault.New(fault.Aborted, "migrate server %s: it is being taken back from host %s", v.Spec.Name, rec.Target)
+		case there && (rec.Phase == SourceHandover || rec.Phase == SourceMoved):
+			if rec.Target != move.Target {
+				return fault.New(fault.Precondition, "migrate server %s: it is being handed over to host %s", v.Spec.Name, rec.Target)
+			}
+			return errUnchanged
 		}
-	} else {
 		if err := movable(v); err != nil {
-			return v, err
+			return err
 		}
 		if !there || rec.Move != id { // another copy; snapshots of the last attempt are of no use to it
-			rec = outgoing{Server: v.Spec.ID, Name: v.Spec.Name, Move: id, Phase: SourceCopying, Mine: rec.Mine, Progressed: time.Now().UTC()}
+			*rec = outgoing{Server: v.Spec.ID, Name: v.Spec.Name, Move: id, Phase: SourceCopying, Mine: rec.Mine, Progressed: time.Now().UTC()}
 		}
 		rec.Target, rec.Endpoint, rec.Secret, rec.Settings, rec.Err = move.Target, move.Endpoint, secret, settings, ""
-		if err := m.putOutgoing(rec); err != nil {
-			return v, err
-		}
+		return nil
+	})
+	if err != nil {
+		return v, err
 	}
 	select {
 	case <-m.begin(v.Spec.ID).held:
@@ -361,7 +363,10 @@ func (m *Manager) settle(ctx context.Context, rec outgoing) error {
 	for delay := time.Second; ; delay = min(2*delay, time.Minute) {
 		s, err := m.ask(ctx, rec, sourceAsks(rec.Phase, false))
 		if err == nil && sourceNext(rec.Phase, s.Phase) == stepDone {
-			return m.putOutgoing(outgoing{Server: rec.Server, Name: rec.Name, Move: rec.Move, Target: rec.Target, Endpoint: rec.Endpoint, Phase: SourceDone, Progressed: time.Now().UTC()})
+			_, err := m.saveOutgoing(rec.Server, func(r *outgoing) {
+				*r = outgoing{Server: r.Server, Name: r.Name, Move: r.Move, Target: r.Target, Endpoint: r.Endpoint, Phase: SourceDone, Progressed: time.Now().UTC()}
+			})
+			return err
 		}
 		select {
 		case <-time.After(delay):

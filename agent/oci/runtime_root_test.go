@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -173,7 +174,8 @@ func TestConsole(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	watching := make(chan error, 1)
 	go func() { watching <- h.Watch(ctx) }()
-	defer func() { cancel(); <-watching }()
+	endWatch := sync.OnceFunc(func() { cancel(); <-watching })
+	defer endWatch()
 	person := newPerson()
 	joined := make(chan error, 1)
 	joinCtx, leave := context.WithCancel(ctx)
@@ -189,6 +191,7 @@ func TestConsole(t *testing.T) {
 	}
 
 	// A new agent finds the console again.
+	endWatch()
 	h.reopen(t)
 	ctx2, cancel2 := context.WithCancel(context.Background())
 	watching2 := make(chan error, 1)
