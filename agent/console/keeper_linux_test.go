@@ -167,7 +167,10 @@ func TestKeeperStartedByAnother(t *testing.T) {
 	if err := unix.Kill(k.pid(t), unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	other, err := Open(t.Context(), k.cfg) // starts it
+	for k.pid(t) != 0 { // until it has ended
+		time.Sleep(time.Millisecond)
+	}
+	other, err := Open(t.Context(), k.cfg) // starts the next
 	if err != nil {
 		t.Fatal(err)
 	}
