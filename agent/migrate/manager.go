@@ -51,7 +51,7 @@ type Manager struct {
 	working map[string]*working // by server
 	visits  map[string]*visit   // moves that a link or a sweep is at
 	prepare sync.Mutex          // one offer at a time
-	change  sync.Mutex          // one change of an outgoing record at a time, from reading it to its being durable
+	change  sync.Mutex          // one change of a record at a time, from reading it to its being durable
 
 	markEvery int64
 	asking    chan struct{} // holds one if hosts are to be asked about lent addresses
@@ -239,14 +239,28 @@ func (m *Manager) incomingOf(move string) (incoming, bool) {
 
 // saveIncoming makes a changed record durable.
 func (m *Manager) saveIncoming(move string, change func(*incoming)) (incoming, error) {
-	r, ok := m.incomingOf(move)
-	if !ok {
-		return r, fault.New(fault.Aborted, "record move %s: it has been forgotten", move)
+	return m.changeIncoming(move, func(r *incoming, there bool) error {
+		if !there {
+			return fault.New(fault.Aborted, "record move %s: it has been forgotten", move)
+		}
+		change(r)
+		return nil
+	})
+}
+
+// changeIncoming is changeOutgoing for a move to here: who is at it and an offer of the same
+// may be at one record at once.
+func (m *Manager) changeIncoming(move string, change func(r *incoming, there bool) error) (incoming, error) {
+	m.change.Lock()
+	defer m.change.Unlock()
+	r, there := m.incomingOf(move)
+	if err := change(&r, there); err != nil {
+		return r, err
 	}
-	change(&r)
 	return r, m.putIncoming(r)
 }
 
+// putIncoming is for changeIncoming.
 func (m *Manager) putIncoming(r incoming) error {
 	if err := m.cfg.Incoming.Put(r.Move, r); err != nil {
 		return fmt.Errorf("record move of server %s: %w", r.Name, err)
@@ -258,6 +272,8 @@ func (m *Manager) putIncoming(r incoming) error {
 }
 
 func (m *Manager) dropIncoming(move string) error {
+	m.change.Lock()
+	defer m.change.Unlock()
 	if err := m.cfg.Incoming.Delete(move); err != nil {
 		return fmt.Errorf("forget move %s: %w", move, err)
 	}

@@ -40,14 +40,23 @@ func (m *Manager) Prepare(ctx context.Context, o Offer) (Ticket, error) {
 	}
 	m.prepare.Lock()
 	defer m.prepare.Unlock()
-	rec, err := m.expected(ctx, o)
+	rec, goesOn, err := m.expected(ctx, o)
 	if err != nil {
 		return Ticket{}, err
 	}
 	secret := newSecret()
-	rec.Hash, rec.Expires, rec.SnapshotBytes = sha256.Sum256(secret), time.Now().UTC().Add(ticketLife), o.SnapshotBytes
 	// The record comes first: what is reserved without one would stay for ever.
-	if err := m.putIncoming(rec); err != nil {
+	rec, err = m.changeIncoming(rec.Move, func(r *incoming, there bool) error {
+		switch {
+		case !goesOn:
+			*r = rec
+		case !there || r.Phase != TargetIncoming:
+			return fault.New(fault.Aborted, "take server %s from host %s: an earlier attempt has ended just now; see where the server is, and ask again", rec.Name, o.Source)
+		}
+		r.Hash, r.Expires, r.SnapshotBytes = sha256.Sum256(secret), time.Now().UTC().Add(ticketLife), o.SnapshotBytes
+		return nil
+	})
+	if err != nil {
 		return Ticket{}, err
 	}
 	if !rec.Opened { // else the place is that of the server as its source described it
@@ -61,24 +70,24 @@ func (m *Manager) Prepare(ctx context.Context, o Offer) (Ticket, error) {
 
 // expected is the record of a move that goes on, or of a new one. Another move of the
 // server that was not finished is given up: only one host can have it.
-func (m *Manager) expected(ctx context.Context, o Offer) (incoming, error) {
+func (m *Manager) expected(ctx context.Context, o Offer) (rec incoming, goesOn bool, err error) {
 	id := o.Server.Spec.ID
 	for _, r := range m.incomingOfServer(id) {
 		switch {
 		case r.Phase == TargetOwner && r.Accepted: // its source does not know yet that it came; it does not matter here
 		case r.Phase == TargetIncoming && r.Source == o.Source:
-			return r, nil
+			return r, true, nil
 		default:
 			m.finish(ctx, r.Move, true)
 			if r, still := m.incomingOf(r.Move); still && !r.Accepted {
-				return incoming{}, fault.New(fault.Unavailable, "take server %s: what is left of an earlier attempt can't be removed yet", r.Name)
+				return incoming{}, false, fault.New(fault.Unavailable, "take server %s: what is left of an earlier attempt can't be removed yet", r.Name)
 			}
 		}
 	}
 	if err := m.awaitGone(ctx, id); err != nil {
-		return incoming{}, err
+		return incoming{}, false, err
 	}
-	return incoming{Move: uuid.NewString(), Server: id, Name: o.Server.Spec.Name, Source: o.Source, Phase: TargetIncoming}, nil
+	return incoming{Move: uuid.NewString(), Server: id, Name: o.Server.Spec.Name, Source: o.Source, Phase: TargetIncoming}, false, nil
 }
 
 // awaitGone waits until what was abandoned is gone.
