@@ -131,6 +131,9 @@ func (m *Manager) Keep(ctx context.Context, id string, server vserver.Record) er
 	m.mu.Unlock()
 	select {
 	case err = <-result:
+		if err != nil {
+			<-done // of what failed nothing is under way any more; else its checksums are still to come
+		}
 		return err
 	case <-done: // perhaps without having begun
 	}
