@@ -10,7 +10,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/hashicorp/terraform-plugin-framework-timeouts/resource/timeouts"
 	"github.com/hashicorp/terraform-plugin-framework/list"
-	"github.com/hashicorp/terraform-plugin-framework/path"
 	"github.com/hashicorp/terraform-plugin-framework/resource"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema/boolplanmodifier"
@@ -128,11 +127,7 @@ func (asMade) PlanModifyBool(_ context.Context, req planmodifier.BoolRequest, re
 
 // ValidateConfig finds timeouts that are none.
 func (r *backupResource) ValidateConfig(ctx context.Context, req resource.ValidateConfigRequest, resp *resource.ValidateConfigResponse) {
-	var limits timeouts.Value
-	resp.Diagnostics.Append(req.Config.GetAttribute(ctx, path.Root("timeouts"), &limits)...)
-	if !resp.Diagnostics.HasError() {
-		resp.Diagnostics.Append(validateTimeouts(limits.Object)...)
-	}
+	timeoutsIn(ctx, req, resp)
 }
 
 // ModifyPlan keeps a plan that changes nothing quiet.

@@ -11,7 +11,6 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework-validators/stringvalidator"
 	"github.com/hashicorp/terraform-plugin-framework/attr"
 	"github.com/hashicorp/terraform-plugin-framework/list"
-	"github.com/hashicorp/terraform-plugin-framework/path"
 	"github.com/hashicorp/terraform-plugin-framework/resource"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema/int64planmodifier"
@@ -141,11 +140,7 @@ func (r *snapshotResource) Schema(ctx context.Context, _ resource.SchemaRequest,
 
 // ValidateConfig finds timeouts that are none.
 func (r *snapshotResource) ValidateConfig(ctx context.Context, req resource.ValidateConfigRequest, resp *resource.ValidateConfigResponse) {
-	var limits timeouts.Value
-	resp.Diagnostics.Append(req.Config.GetAttribute(ctx, path.Root("timeouts"), &limits)...)
-	if !resp.Diagnostics.HasError() {
-		resp.Diagnostics.Append(validateTimeouts(limits.Object)...)
-	}
+	timeoutsIn(ctx, req, resp)
 }
 
 // ModifyPlan keeps a plan that changes nothing quiet.

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strconv"
 
+	"github.com/hashicorp/terraform-plugin-framework-timeouts/resource/timeouts"
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
 	"github.com/hashicorp/terraform-plugin-framework/resource"
@@ -133,10 +134,19 @@ func validateAllow(ctx context.Context, nic nicModel, at path.Path) (diags diag.
 	return diags
 }
 
+// timeoutsIn is validateTimeouts for a resource that has nothing else to validate.
+func timeoutsIn(ctx context.Context, req resource.ValidateConfigRequest, resp *resource.ValidateConfigResponse) {
+	var limits timeouts.Value
+	resp.Diagnostics.Append(req.Config.GetAttribute(ctx, path.Root("timeouts"), &limits)...)
+	if !resp.Diagnostics.HasError() {
+		resp.Diagnostics.Append(validateTimeouts(limits.Object)...)
+	}
+}
+
 // validateTimeouts finds durations that are not positive, which the library lets pass.
-func validateTimeouts(timeouts types.Object) (diags diag.Diagnostics) {
-	for _, name := range sortedKeys(timeouts.Attributes()) {
-		text, ok := timeouts.Attributes()[name].(types.String)
+func validateTimeouts(limits types.Object) (diags diag.Diagnostics) {
+	for _, name := range sortedKeys(limits.Attributes()) {
+		text, ok := limits.Attributes()[name].(types.String)
 		if !ok || !isSet(text) {
 			continue
 		}

@@ -332,23 +332,33 @@ func (r *run) gapSubvolume(ctx context.Context) (rows []Row, err error) {
 			return nil, err
 		}
 	}
+	all, err := r.gapsOf(ctx, root, func(n int) error {
+		return frozen(root, func() error {
+			return sh("btrfs", "-q", "subvolume", "snapshot", "-r", vol, filepath.Join(mnt, fmt.Sprint("snapshot-", n)))
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return []Row{{What: "longest write gap, FIFREEZE + snapshot of a btrfs subvolume with a NOCOW image", Unit: "ms", Values: all}}, nil
+}
+
+// gapsOf are the longest gaps, ms, of a writer below root while a peer's snapshots are taken.
+func (r *run) gapsOf(ctx context.Context, root string, take func(n int) error) (all []float64, err error) {
 	w, err := newSyncWriter(root)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, w.close()) }()
-	var all []float64
 	for n := range r.pick(7, 2) {
 		pause(ctx, time.Second)
 		w.longest()
-		if err := frozen(root, func() error {
-			return sh("btrfs", "-q", "subvolume", "snapshot", "-r", vol, filepath.Join(mnt, fmt.Sprint("snapshot-", n)))
-		}); err != nil {
+		if err := take(n); err != nil {
 			return nil, err
 		}
 		all = append(all, ms(w.longest()))
 	}
-	return []Row{{What: "longest write gap, FIFREEZE + snapshot of a btrfs subvolume with a NOCOW image", Unit: "ms", Values: all}}, ctx.Err()
+	return all, ctx.Err()
 }
 
 // gapLXD measures a server of LXD, whose disk is a subvolume of btrfs.
@@ -358,19 +368,9 @@ func (r *run) gapLXD(ctx context.Context) (rows []Row, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, r.lxd.removeAll(ctx, name)) }()
-	w, err := newSyncWriter(r.lxd.root(name))
+	all, err := r.gapsOf(ctx, r.lxd.root(name), func(n int) error { return r.lxd.snapshot(ctx, name, fmt.Sprint("s", n)) })
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, w.close()) }()
-	var all []float64
-	for n := range r.pick(7, 2) {
-		pause(ctx, time.Second)
-		w.longest()
-		if err := r.lxd.snapshot(ctx, name, fmt.Sprint("s", n)); err != nil {
-			return nil, err
-		}
-		all = append(all, ms(w.longest()))
-	}
-	return []Row{{What: "longest write gap, snapshot by LXD, btrfs", Unit: "ms", Values: all}}, ctx.Err()
+	return []Row{{What: "longest write gap, snapshot by LXD, btrfs", Unit: "ms", Values: all}}, nil
 }
