@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -47,7 +49,28 @@ func (w *world) copies(ctx context.Context, r *report, example string, before ma
 			return err
 		}
 	}
+	kept, err := c.claim(ctx)
+	if err != nil {
+		return err
+	}
+	before = maps.Clone(before)
+	before[otherHost] = slices.Concat(before[otherHost], kept)
 	return c.destroy(ctx, r, before)
+}
+
+// claim is what the recovery of the server leaves beside its backups for good: by it an old
+// copy that comes back, even after the server is destroyed, finds that it must stay closed.
+func (w *world) claim(ctx context.Context) (inventory.Inventory, error) {
+	s, err := w.server(ctx, otherHost, copiedServer)
+	if err != nil {
+		return nil, err
+	}
+	h, err := w.bed.Host(otherHost)
+	if err != nil {
+		return nil, err
+	}
+	dir := filepath.Join(h.Dir(), "backups", "claims")
+	return inventory.Inventory{"file " + dir, "file " + filepath.Join(dir, s.GetSpec().GetId()+".json")}, nil
 }
 
 func (w *world) capture(ctx context.Context, r *report) error {
@@ -285,6 +308,9 @@ func (w *world) lose(ctx context.Context, r *report) error {
 		return err
 	}
 	r.check(strings.Contains(lineWith(out, copiedServer), "closed"), "%s is back, and what it has of the server stays closed", firstHost)
-	_, err = w.command(ctx, "reflejo", "server", "delete", copiedServer, "--host", firstHost)
-	return err
+	if _, err = w.command(ctx, "reflejo", "server", "delete", copiedServer, "--host", firstHost); err != nil {
+		return err
+	}
+	r.say("%s keeps beside its backups who has the server, also when it is destroyed: no old copy ever starts", otherHost)
+	return nil
 }

@@ -92,8 +92,8 @@ func (w *world) inside(ctx context.Context, server, script string) (string, erro
 	return strings.TrimSpace(out), err
 }
 
-// usage is what the agent counts for a server.
-func (w *world) usage(ctx context.Context, host, server string) (*reflejov1.ServerUsage, error) {
+// server is what a host's agent says of a server, its usage included.
+func (w *world) server(ctx context.Context, host, server string) (*reflejov1.Server, error) {
 	client, err := w.bed.Client(host)
 	if err != nil {
 		return nil, err
@@ -101,9 +101,15 @@ func (w *world) usage(ctx context.Context, host, server string) (*reflejov1.Serv
 	defer client.Close()
 	got, err := client.Servers.GetServer(ctx, connect.NewRequest(&reflejov1.GetServerRequest{Id: server, Usage: true}))
 	if err != nil {
-		return nil, fmt.Errorf("read usage of %s: %w", server, err)
+		return nil, fmt.Errorf("read server %s: %w", server, err)
 	}
-	return got.Msg.GetServer().GetUsage(), nil
+	return got.Msg.GetServer(), nil
+}
+
+// usage is what the agent counts for a server.
+func (w *world) usage(ctx context.Context, host, server string) (*reflejov1.ServerUsage, error) {
+	s, err := w.server(ctx, host, server)
+	return s.GetUsage(), err
 }
 
 // conditions are what the host's agent says an operator should know.
