@@ -16,11 +16,6 @@ const (
 	StepForget     Step = "forget"
 )
 
-// Steps are all steps there are.
-func Steps() []Step {
-	return []Step{StepPortClose, StepCreate, StepRun, StepGrant, StepPortOpen, StepStop, StepRemove, StepPortRemove, StepForget}
-}
-
 // Have is what is there of one database.
 type Have struct {
 	Cluster  Condition

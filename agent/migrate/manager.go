@@ -16,7 +16,6 @@ import (
 	"github.com/reflejo/terraform-provider-reflejo/agent/endpoint"
 	"github.com/reflejo/terraform-provider-reflejo/agent/fault"
 	"github.com/reflejo/terraform-provider-reflejo/agent/snapshot"
-	"github.com/reflejo/terraform-provider-reflejo/agent/vserver"
 )
 
 // Config is what a manager is made of.
@@ -30,11 +29,7 @@ type Config struct {
 	Snapshots Snapshots
 	Loans     Loans
 	Dial      Dial
-	// Quiet makes what holds a running server's writers up for the moment of a migration
-	// snapshot; nil takes them crash-consistent. Either is right, as what is in between two
-	// of them travels with the second.
-	Quiet func(*vserver.Held) snapshot.Quiet
-	Log   hclog.Logger
+	Log       hclog.Logger
 }
 
 // Manager moves servers to and from one host. Its methods may be called at any time from any

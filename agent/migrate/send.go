@@ -235,11 +235,8 @@ func (c *copying) rounds(ctx context.Context) error {
 				return err
 			}
 		}
-		var quiet snapshot.Quiet
-		if c.m.cfg.Quiet != nil && !c.down {
-			quiet = c.m.cfg.Quiet(c.h)
-		}
-		if _, err := c.m.cfg.Disks.Take(ctx, rec.Taken, c.server, quiet); err != nil {
+		// Nobody is held up for it: what is in between two of them travels with the second.
+		if _, err := c.m.cfg.Disks.Take(ctx, rec.Taken, c.server, nil); err != nil {
 			return err
 		}
 		began, before := time.Now(), c.done

@@ -95,15 +95,6 @@ func (h *Host) KillAgent(ctx context.Context) error {
 	return waitGone(ctx, p)
 }
 
-// Signal sends a signal to the agent alone.
-func (h *Host) Signal(s syscall.Signal) error {
-	p, ok := loadProcess(h.agentFile())
-	if !ok {
-		return fmt.Errorf("signal agent of %s: it does not run", h.name)
-	}
-	return syscall.Kill(p.PID, s)
-}
-
 // Kill ends all that runs on the host at once. Its network stays: the kernel answers for
 // it, with resets.
 func (h *Host) Kill(ctx context.Context) error {
